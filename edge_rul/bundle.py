@@ -1,0 +1,251 @@
+"""A trained model as a directory that can be copied, read and checked.
+
+    manifest.json        what the model expects, what it answers, where it comes from, sha256 of every other file
+    model.onnx           the inference graph: input `x` (B, T, C_in), outputs `rul` (B,) and `logits` (B, C)
+    weights.safetensors  the torch model's state dict, for training on and for the NumPy reference
+    golden.safetensors   raw windows and what the trained model answers for them
+
+Owns the manifest's types, writing and verified loading. A bundle is identified by the sha256 of its manifest, which
+covers every file through the hashes in it. Nothing is ever unpickled. Must not know torch, MQTT or the daemon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from edge_rul.core.normalise import Array, ZScore
+from edge_rul.errors import BundleError
+
+SCHEMA = "edge-rul/bundle/1"
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+WEIGHTS = "weights.safetensors"
+GOLDEN = "golden.safetensors"
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input of the model. low, high: least and greatest value in training, in `unit`."""
+
+    name: str
+    unit: str
+    description: str
+    low: float
+    high: float
+
+
+class HealthClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One health class. A label belongs to the first class whose `above` it passes; None takes the rest."""
+
+    name: str
+    above: float | None = None
+
+
+class Rul(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """unit: of every RUL; max: the cap of the labels in training, in that unit."""
+
+    unit: str
+    max: float
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """DualTaskModel's arguments, and its number of parameters as a check of the weights."""
+
+    c_in: int
+    lstm_hidden: int
+    num_heads: int
+    shared_dim: int
+    num_classes: int
+    parameters: int
+
+
+class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Largest absolute difference from the golden outputs that an engine of a precision may show."""
+
+    rul: float
+    logits: float
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    sha256: str
+    bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything about a bundle that a person or the daemon has to know. All numbers in raw units."""
+
+    schema: str
+    name: str
+    description: str
+    inputs: list[Input]
+    window: int
+    normaliser: ZScore
+    rul: Rul
+    classes: list[HealthClass]
+    network: Network
+    tolerance: dict[str, Tolerance]  # by precision, "float32" always among them
+    training: dict[str, Any]  # provenance: command, seed, data files and their hashes, recipe, versions
+    validation: dict[str, Any]  # metrics on validation lives; never test figures
+    files: dict[str, FileRecord]
+
+    def __post_init__(self) -> None:
+        names = [i.name for i in self.inputs]
+        wrong = [
+            (self.schema != SCHEMA, f"schema is {self.schema!r}, this version reads {SCHEMA!r}"),
+            (len(set(names)) != len(names), f"inputs name a sensor twice: {names}"),
+            (self.window < 1, f"window is {self.window}, expected at least 1"),
+            (self.rul.max <= 0, f"rul.max is {self.rul.max}, expected above 0"),
+            (
+                not len(names) == self.network.c_in == len(self.normaliser.mean),
+                f"{len(names)} inputs, normaliser for {len(self.normaliser.mean)}, network.c_in {self.network.c_in}",
+            ),
+            (
+                len(self.classes) != self.network.num_classes,
+                f"{len(self.classes)} classes, network.num_classes {self.network.num_classes}",
+            ),
+            ("float32" not in self.tolerance, "tolerance has no entry for float32"),
+            (
+                set(self.files) != {GRAPH, WEIGHTS, GOLDEN},
+                f"files lists {sorted(self.files)}, expected {sorted({GRAPH, WEIGHTS, GOLDEN})}",
+            ),
+        ]
+        for bad, problem in wrong:
+            if bad:
+                raise ValueError(problem)
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """windows (N, T, F) raw readings; rul (N,) in the bundle's unit and logits (N, C), as the trained model answers."""
+
+    windows: Array
+    rul: Array
+    logits: Array
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A verified bundle. sha256: of the manifest, so of everything."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    golden: Golden
+
+    @property
+    def graph(self) -> Path:
+        return self.path / GRAPH
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _error(object: Path, problem: str, hint: str = "") -> BundleError:
+    return BundleError("load bundle", str(object), problem, hint=hint)
+
+
+def load(path: Path) -> Bundle:
+    """Read and verify the bundle at `path`: manifest, size and sha256 of each file, shapes of the golden windows.
+
+    Raises BundleError with the file, what was found and what was expected.
+    """
+    if not path.is_dir():
+        raise _error(
+            path,
+            "there is no such directory",
+            "make one with `edge-rul train`, or correct the path of `bundle`",
+        )
+    try:
+        text = (path / MANIFEST).read_bytes()
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except FileNotFoundError:
+        raise _error(path, f"has no {MANIFEST}, so it is not a bundle") from None
+    except (OSError, msgspec.DecodeError) as e:
+        raise _error(path / MANIFEST, str(e)) from e
+    for name, record in manifest.files.items():
+        try:
+            data = (path / name).read_bytes()
+        except OSError as e:
+            raise _error(path / name, f"cannot be read: {e.strerror}", "copy the whole directory again") from e
+        if (found := _sha256(data)) != record.sha256:
+            raise _error(
+                path / name,
+                f"{len(data)} bytes with sha256 {found[:12]}..., the manifest says {record.bytes} bytes with "
+                f"{record.sha256[:12]}...",
+                "the file was altered or cut short; copy the whole directory again",
+            )
+    return Bundle(path, manifest, _sha256(text), _golden(path / GOLDEN, manifest))
+
+
+def _golden(path: Path, manifest: Manifest) -> Golden:
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except SafetensorError as e:
+        raise _error(path, f"is not a safetensors file: {e}") from e
+    n = len(tensors["windows"]) if "windows" in tensors else 0
+    expected = {
+        "windows": (n, manifest.window, len(manifest.inputs)),
+        "rul": (n,),
+        "logits": (n, len(manifest.classes)),
+    }
+    found = {name: t.shape for name, t in tensors.items()}
+    if found != expected or n == 0:
+        raise _error(path, f"holds {found}, expected {expected} with at least one window")
+    if any(t.dtype != np.float32 or not np.isfinite(t).all() for t in tensors.values()):
+        raise _error(path, "holds values that are not finite float32")
+    return Golden(tensors["windows"], tensors["rul"], tensors["logits"])
+
+
+def write(
+    path: Path,
+    *,
+    fields: dict[str, Any],
+    graph: bytes,
+    weights: dict[str, Array],
+    golden: Golden,
+    replace: bool = False,
+) -> Bundle:
+    """Write a bundle at `path`, whole or not at all, and load it back verified.
+
+    fields: the manifest's fields but `schema` and `files`. weights: the state dict as arrays. An existing directory
+    is an error unless `replace`, and then only if it is a bundle. The same arguments give the same bytes.
+    """
+    if path.exists() and not (replace and (path / MANIFEST).is_file()):
+        raise BundleError("write bundle", str(path), "exists already", hint="name another directory, or use --force")
+    contents = {
+        GRAPH: graph,
+        WEIGHTS: save_tensors(dict(sorted(weights.items()))),
+        GOLDEN: save_tensors({"windows": golden.windows, "rul": golden.rul, "logits": golden.logits}),
+    }
+    files = {name: FileRecord(_sha256(data), len(data)) for name, data in contents.items()}
+    try:
+        manifest = msgspec.convert(
+            {"schema": SCHEMA, "files": msgspec.to_builtins(files), **msgspec.to_builtins(fields)}, Manifest
+        )
+    except msgspec.ValidationError as e:
+        raise BundleError("write bundle", str(path), str(e)) from e
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        draft = Path(scratch) / "bundle"
+        draft.mkdir()
+        for name, data in contents.items():
+            (draft / name).write_bytes(data)
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        (draft / MANIFEST).write_bytes(text + b"\n")
+        load(draft)
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
+    return load(path)
