@@ -43,8 +43,9 @@ class ZScore(msgspec.Struct, frozen=True, tag="zscore", tag_field="kind", forbid
         mean = np.asarray(self.mean, np.float32)
         std = np.asarray(self.std, np.float32)
         scale = np.divide(np.float32(1), std, out=np.zeros_like(std), where=std > 0)
-        out = np.subtract(raw, mean, dtype=np.float32)  # (..., F)
-        return np.multiply(out, scale, out=out)  # (..., F)
+        out: Array = np.subtract(raw, mean, dtype=np.float32)  # (..., F)
+        np.multiply(out, scale, out=out)  # (..., F)
+        return out
 
 
 def outside(last: Array, low: Array, high: Array, margin: float = 0.1) -> npt.NDArray[np.bool_]:
