@@ -11,6 +11,8 @@ wrong, and a hint for the person who has to mend it. Knows nothing of the rooms 
 
 from __future__ import annotations
 
+from enum import Enum
+
 EXIT_OK = 0
 EXIT_FOUND = 1  # a check found something
 EXIT_USAGE = 64
@@ -42,6 +44,38 @@ class EdgeRulError(Exception):
         super().__init__(f"{operation}: {object}: {problem}" + (f"\n  hint: {hint}" if hint else ""))
 
 
+class Reason(str, Enum):
+    """Why a message, or one reading of it, was not used. Each is a counter's name."""
+
+    TOO_LARGE = "too_large"  # above limits.payload
+    NOT_JSON = "not_json"
+    BAD_SHAPE = "bad_shape"  # JSON, but not one of the accepted shapes
+    BAD_TOPIC = "bad_topic"  # matches no template
+    BAD_ASSET = "bad_asset"  # an asset's name that does not fit into a topic, or none
+    BAD_CYCLE = "bad_cycle"  # not an integer from 0 to 2^53
+    BAD_TIME = "bad_time"
+    BAD_VALUE = "bad_value"  # not a number
+    NOT_FINITE = "not_finite"  # NaN where it may not be held, infinite, or beyond float32
+    MISSING_INPUT = "missing_input"
+    WRONG_LENGTH = "wrong_length"
+    BAD_COMMAND = "bad_command"
+    DUPLICATE = "duplicate"  # the same reading again
+    CONFLICT = "conflict"  # the same cycle with other values; the first stays
+    LATE = "late"  # its place in the window has passed
+    OLD_LIFE = "old_life"  # older than the first reading of the asset's life
+    NOTHING_TO_HOLD = "nothing_to_hold"  # a missing value, and no earlier reading to take it from
+    TOO_MANY_ASSETS = "too_many_assets"  # above limits.assets
+    ENGINE_NOT_FINITE = "engine_not_finite"  # the engine answered NaN or infinity; nothing is published
+
+
+class BadMessage(EdgeRulError):
+    """A message, or one element of a list in it, that cannot be read. `object` is its topic."""
+
+    def __init__(self, reason: Reason, topic: str, problem: str) -> None:
+        super().__init__("decode", topic, problem)
+        self.reason = reason
+
+
 class ConfigError(EdgeRulError):
     """The configuration cannot be used; `object` is file:line: dotted.key where that is known."""
 
@@ -70,3 +104,9 @@ class TransportError(EdgeRulError):
     """The broker or the network does not do what we asked."""
 
     exit_code = EXIT_REFUSED
+
+
+class SessionTakenOver(TransportError):
+    """Another client connected with our client id; coming back would only start a fight."""
+
+    exit_code = EXIT_TAKEOVER

@@ -1,0 +1,1 @@
+"""Adapters: each knows the core and one outside thing, never another adapter."""

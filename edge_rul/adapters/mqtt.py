@@ -1,0 +1,322 @@
+"""MQTT by paho: a persistent session in, a bounded window of messages out.
+
+Owns the client, the inbox between paho's network thread and the worker, acknowledgements by connection, and the
+outbox. Only the worker calls the public methods; the network thread only appends and wakes it. Knows no payload.
+
+What paho does not do by itself, and is done here: keep the session across restarts, acknowledge only on the connection
+that a message came on, hand over at most N unacknowledged publishes, read the broker's ReceiveMaximum, set
+TCP_NODELAY, look at failure codes, stop at a takeover, and notice that its thread has died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edge_rul.config import Limits, Mqtt
+from edge_rul.core.outgoing import Message
+from edge_rul.errors import EdgeRulError, SessionTakenOver, TransportError
+
+_TAKEN_OVER = 0x8E
+# CONNACK codes that no waiting will change: version, client id, password, rights, ban, method, moved.
+_REFUSED = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x9C, 0x9D})
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A message as it came. connection: counts CONNACKs; an acknowledgement is valid only on its own connection."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    mid: int
+    connection: int
+
+
+class MqttTransport:
+    """One connection to one broker. `start`, then `wait`, `receive`, `acknowledge`, `send`, `pump` in turn."""
+
+    def __init__(
+        self,
+        settings: Mqtt,
+        limits: Limits,
+        *,
+        filters: Sequence[str],
+        availability: str,
+        password: str | None,
+        ca: str | None,
+        cert: tuple[str, str] | None,
+        log: Any,
+    ) -> None:
+        """filters: to subscribe to at QoS 1. availability: topic of `online` and, as the will, `offline`."""
+        self._settings = settings
+        self._limits = limits
+        self._filters = tuple(filters)
+        self._availability = availability
+        self._log = log
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put is safe in a signal handler
+        self._awake = False
+        self._lock = threading.Lock()
+        self._inbox: deque[Received] = deque()
+        self._inbox_bytes = 0
+        self._overflow = False
+        self._connection = 0
+        self._cap = settings.in_flight
+        self._outbox: deque[Message] = deque()
+        self._in_flight: dict[int, Message] = {}
+        self._published: deque[tuple[int, str | None]] = deque()  # (mid, failure), from the network thread
+        self._thread: threading.Thread | None = None
+        self._failing = ""
+        self.connected = False
+        self.attempted = threading.Event()  # a first connection came up or failed
+        self.fatal: EdgeRulError | None = None
+        self.dropped_qos0 = 0
+        self.refused = 0  # publishes that the broker acknowledged with a failure
+        self._client = self._make_client(password, ca, cert)
+
+    def _make_client(self, password: str | None, ca: str | None, cert: tuple[str, str] | None) -> paho.Client:
+        five = self._settings.version == 5
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._settings.client_id,
+            protocol=paho.MQTTv5 if five else paho.MQTTv311,
+            manual_ack=True,
+            clean_session=None if five else False,
+        )
+        if self._settings.username is not None:
+            client.username_pw_set(self._settings.username, password)
+        if self._settings.tls is not None:
+            client.tls_set(ca, *(cert or (None, None)))  # hostname check on, TLS 1.2 at least
+        client.will_set(self._availability, b"offline", qos=1, retain=True)
+        client.reconnect_delay_set(1, 30)
+        client.max_inflight_messages_set(self._settings.in_flight + 1)  # ours, and `availability`
+        client.on_connect = self._guarded(self._on_connect)
+        client.on_connect_fail = self._guarded(self._on_connect_fail)
+        client.on_disconnect = self._guarded(self._on_disconnect)
+        client.on_subscribe = self._guarded(self._on_subscribe)
+        client.on_message = self._guarded(self._on_message)
+        client.on_publish = self._guarded(self._on_publish)
+        client.on_socket_open = self._guarded(_no_delay)
+        return client
+
+    # -- the worker's side ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect in the background, and again whenever the connection breaks."""
+        before = set(threading.enumerate())
+        self._client.connect_async(
+            self._settings.host, self._settings.port, self._settings.keepalive, **self._session()
+        )
+        self._client.loop_start()
+        self._thread = next(iter(set(threading.enumerate()) - before), None)
+
+    def _session(self) -> dict[str, Any]:
+        if self._settings.version != 5:
+            return {}
+        properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = self._settings.session_expiry
+        properties.ReceiveMaximum = self._settings.receive_maximum
+        properties.MaximumPacketSize = self._settings.max_packet
+        return {"clean_start": False, "properties": properties}
+
+    def wake(self) -> None:
+        """Make `wait` return. Safe from any thread and from a signal handler."""
+        if not self._awake:
+            self._awake = True
+            self._wake.put(None)
+
+    def wait(self, timeout: float) -> None:
+        """Return when there may be something to do, or after `timeout` seconds. Raises what ended the transport."""
+        with contextlib.suppress(queue.Empty):
+            self._wake.get(timeout=timeout)
+        self._awake = False
+        if self.fatal is not None:
+            raise self.fatal
+        if self._thread is not None and not self._thread.is_alive():
+            raise EdgeRulError("receive", "MQTT", "the network thread has died")
+
+    def receive(self) -> Received | None:
+        """The oldest message of the inbox, or None."""
+        with self._lock:
+            if self._inbox:
+                message = self._inbox.popleft()
+                self._inbox_bytes -= len(message.payload)
+                return message
+            renew = self._overflow
+        if renew:
+            # What was not taken in is still unacknowledged: a new connection makes the broker send it again.
+            self._log.warning("inbox_drained", action="renewing the connection")
+            self._drop_connection()
+        return None
+
+    def acknowledge(self, message: Received) -> None:
+        if message.qos and message.connection == self._connection:
+            self._client.ack(message.mid, message.qos)
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait for the broker, in flight or not."""
+        return len(self._outbox) + len(self._in_flight)
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Publish in order, as the in-flight window allows. Keeps what cannot go out yet."""
+        self._outbox.extend(messages)
+        self.pump()
+
+    def pump(self) -> None:
+        """Account for what the broker acknowledged, and hand paho what now fits into the window."""
+        while self._published:
+            mid, failure = self._published.popleft()
+            message = self._in_flight.pop(mid, None)
+            if message is not None and failure is not None:
+                self.refused += 1
+                self._log.error("publish_refused", topic=message.topic, reason=failure)
+        while self._outbox and self.connected and len(self._in_flight) < self._cap:
+            message = self._outbox.popleft()
+            # Without a connection paho keeps a QoS 1 message all the same, so it counts as in flight.
+            info = self._client.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
+            if message.qos:
+                self._in_flight[info.mid] = message
+
+    def close(self, deadline: float) -> None:
+        """Publish what is left and `offline`, then disconnect so that the session stays. deadline: monotonic."""
+        while self.backlog and self.connected and self.fatal is None and time.monotonic() < deadline:
+            self.pump()
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=0.1)
+            self._awake = False
+        if self.connected:
+            info = self._client.publish(self._availability, b"offline", qos=1, retain=True)
+            with contextlib.suppress(RuntimeError, ValueError):
+                info.wait_for_publish(max(0.1, deadline - time.monotonic()))
+        self._client.disconnect()
+        if self._thread is not None:
+            self._thread.join(2.0)  # a daemon thread: a frozen network does not keep us
+
+    def _drop_connection(self) -> None:
+        sock: Any = self._client.socket()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    # -- the network thread's side ----------------------------------------------------------------------------------
+
+    def _guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """An exception in a callback would end paho's thread in silence; make it fatal and loud instead."""
+
+        @functools.wraps(callback)
+        def guarded(*args: Any) -> None:
+            try:
+                callback(*args)
+            except Exception as e:
+                self._log.exception("callback_failed", callback=callback.__name__)
+                self._end(EdgeRulError("receive", callback.__name__, repr(e)))
+
+        return guarded
+
+    def _end(self, error: EdgeRulError) -> None:
+        self.fatal = self.fatal or error
+        self.attempted.set()
+        self.wake()
+
+    @property
+    def _broker(self) -> str:
+        return f"{self._settings.host}:{self._settings.port}"
+
+    def _on_connect(self, client: paho.Client, _: Any, flags: Any, code: ReasonCode, properties: Any) -> None:
+        if code.is_failure:
+            if code.value in _REFUSED:
+                old = "mqtt.version: 3.1.1 may help" if code.value == 0x84 else "check user, password and rights"
+                self._end(TransportError("connect", self._broker, f"the broker refuses us: {code}", hint=old))
+                client.disconnect()
+            elif self._failing != str(code):
+                self._failing = str(code)
+                self._log.warning("connect_refused", broker=self._broker, reason=str(code), action="trying again")
+            self.attempted.set()
+            return
+        self._failing = ""
+        maximum = getattr(properties, "ReceiveMaximum", 65535) if properties is not None else 65535
+        self._cap = max(1, min(self._settings.in_flight, maximum - 1))
+        with self._lock:
+            self._connection += 1
+            self._overflow = False
+        client.publish(self._availability, b"online", qos=1, retain=True)
+        if self._settings.version == 5:
+            options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+            client.subscribe([(text, options) for text in self._filters])
+        else:
+            client.subscribe([(text, 1) for text in self._filters])
+        self.connected = True
+        self.attempted.set()
+        self._log.info("connected", broker=self._broker, session="kept" if flags.session_present else "new")
+        self.wake()
+
+    def _on_connect_fail(self, _client: paho.Client, _: Any) -> None:
+        reason = repr(sys.exc_info()[1])  # paho calls us from its except clause and passes no reason
+        if reason != self._failing:
+            self._failing = reason
+            self._log.warning("connect_failed", broker=self._broker, reason=reason, action="trying again")
+        self.attempted.set()
+
+    def _on_disconnect(self, client: paho.Client, _: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
+        self.connected = False
+        if code.value == _TAKEN_OVER and flags.is_disconnect_packet_from_server:
+            client_id = self._settings.client_id
+            problem = f"another client connected as {client_id!r}"
+            self._end(
+                SessionTakenOver("receive", self._broker, problem, hint="give each daemon its own mqtt.client_id")
+            )
+            client.disconnect()
+        elif code.is_failure:
+            self._log.warning("disconnected", broker=self._broker, reason=str(code), action="trying again")
+
+    def _on_subscribe(self, client: paho.Client, _: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
+        for text, code in zip(self._filters, codes, strict=False):
+            if code.is_failure:
+                hint = "grant the daemon's user the right to read it"
+                self._end(TransportError("subscribe", text, f"the broker refuses: {code}", hint=hint))
+                client.disconnect()
+
+    def _on_message(self, _client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
+        received = Received(message.topic, bytes(message.payload), message.qos, message.mid, self._connection)
+        with self._lock:
+            size = len(received.payload)
+            full = (
+                len(self._inbox) >= self._limits.inbox_messages or self._inbox_bytes + size > self._limits.inbox_bytes
+            )
+            if received.qos == 0:
+                if full:
+                    self.dropped_qos0 += 1
+                    return
+            elif full or self._overflow:
+                # Unacknowledged, so not lost; taking later ones in would break their order.
+                self._overflow = True
+                return
+            self._inbox.append(received)
+            self._inbox_bytes += size
+        self.wake()
+
+    def _on_publish(self, _client: paho.Client, _: Any, mid: int, code: ReasonCode, _properties: Any) -> None:
+        self._published.append((mid, str(code) if code.is_failure else None))
+        self.wake()
+
+
+def _no_delay(_client: paho.Client, _: Any, sock: Any) -> None:
+    # Without it Nagle's algorithm and delayed acknowledgements add 40 ms to a burst.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

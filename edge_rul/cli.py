@@ -1,0 +1,145 @@
+"""The commands. Parses arguments, calls one function, turns errors into messages and exit codes. No domain in here.
+
+Each command imports what it needs when it runs, so that `edge-rul run` never loads torch.
+"""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_rul import __version__
+from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EdgeRulError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="edge-rul", description="Remaining useful life, health and alarms, next to the machine.")
+    parser.add_argument("--version", action="version", version=f"edge-rul {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="serve: cycles in over MQTT, predictions and alarms out")
+    run.add_argument("--config", type=Path, required=True, metavar="FILE")
+
+    check = commands.add_parser("check", help="check a configuration, its bundle and its engine, and say what it found")
+    check.add_argument("--config", type=Path, required=True, metavar="FILE")
+
+    train = commands.add_parser("train", help="train a bundle")
+    train.add_argument("config", type=Path, metavar="CONFIG")
+    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="where the data set's files are")
+    train.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
+    train.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    train.add_argument("--threads", type=int, default=None, metavar="N")
+
+    evaluate = commands.add_parser("evaluate", help="a bundle's error on its data set's test lives")
+    evaluate.add_argument("bundle", type=Path, metavar="BUNDLE")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="where the data set's files are")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+    model = commands.add_parser("model", help="about the network")
+    model_commands = model.add_subparsers(dest="model_command", required=True, metavar="COMMAND", parser_class=_Parser)
+    summary = model_commands.add_parser("summary", help="its stages, shapes and parameters")
+    summary.add_argument("--c-in", type=int, default=14, metavar="N", help="inputs (14)")
+    summary.add_argument("--window", type=int, default=30, metavar="T", help="cycles in a window (30)")
+    summary.add_argument("--classes", type=int, default=3, metavar="C", help="health classes (3)")
+
+    _add_simulate(commands)
+    return parser
+
+
+def _add_simulate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    simulate = commands.add_parser("simulate", help="publish a fleet of simulated engines")
+    simulate.add_argument("--host", default="localhost")
+    simulate.add_argument("--port", type=int, default=1883)
+    simulate.add_argument("--topic", default="plant/{line}/{asset}/cycle", metavar="TEMPLATE")
+    simulate.add_argument("--username")
+    simulate.add_argument("--password-file", type=Path, metavar="FILE")
+    simulate.add_argument("--assets", type=int, default=12, metavar="N")
+    simulate.add_argument("--rate", type=float, default=1.0, metavar="R", help="cycles a second of each engine (1)")
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--cycles", type=int, default=None, metavar="N", help="stop after N cycles of each engine")
+
+
+def _check(path: Path) -> int:
+    from edge_rul.config import load_settings
+    from edge_rul.daemon import build_transport, open_all
+    from edge_rul.engines import verify
+
+    settings, source = load_settings(path)
+    bundle, engine, _ = open_all(settings, source)
+    with engine:
+        build_transport(settings, source, None)
+        rul, logits = verify(engine, bundle)
+    m = bundle.manifest
+    print(f"configuration  {path}")
+    print(f"bundle         {m.name}, {len(m.inputs)} inputs, window {m.window}, sha256 {bundle.sha256[:12]}")
+    print(f"engine         {engine.name} {engine.version}, {engine.precision}")
+    print(f"golden         {len(bundle.golden.rul)} windows, off by {rul:.2g} {m.rul.unit} and {logits:.2g} in logits")
+    print(f"subscribes to  {', '.join(settings.topics.readings)} on {settings.mqtt.host}:{settings.mqtt.port}")
+    print(f"alarms         {', '.join(rule.name for rule in settings.alarms) or 'none'}")
+    print("ok")
+    return EXIT_OK
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    if args.command == "run":
+        from edge_rul.daemon import run
+
+        return run(args.config)
+    if args.command == "check":
+        return _check(args.config)
+    if args.command == "train":
+        from edge_rul.training.commands import train_command
+
+        return train_command(args.config, args.data, args.out, force=args.force, threads=args.threads)
+    if args.command == "evaluate":
+        from edge_rul.training.commands import evaluate_command
+
+        return evaluate_command(args.bundle, args.data, json=args.json)
+    if args.command == "model":
+        from edge_rul.model.summary import summary
+
+        print(summary(args.c_in, args.window, args.classes))
+        return EXIT_OK
+    from edge_rul.simulate import simulate_command
+
+    options = {key: value for key, value in vars(args).items() if key != "command"}
+    return simulate_command(**options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return _dispatch(args)
+    except EdgeRulError as e:
+        print(f"edge-rul: {e}", file=sys.stderr)
+        return e.exit_code
+    except ModuleNotFoundError as e:
+        if e.name not in {"torch", "onnx", "rich"}:
+            raise
+        print(f"edge-rul: {args.command} needs {e.name}\n  hint: pip install 'edge-rul[train]'", file=sys.stderr)
+        return EXIT_CONFIG
+    except BrokenPipeError:
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return 130
+    except Exception as e:
+        print(f"edge-rul: internal error: {e!r}", file=sys.stderr)
+        import traceback
+
+        traceback.print_exc()
+        return EXIT_INTERNAL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Alarms on RUL and on health: rules, states, deadband and delays.
+
+Owns the rules, the state table and every asset's alarm states. Data in, events out: it is given predictions in the
+order of their cycles, and answers with what changed. Delays count cycle numbers, so that an alarm does not depend on
+when a reading came. Knows no clock and no topic.
+
+The first form of the operator's life cycle (ISA-18.2, IEC 62682): acknowledging and shelving are not in it yet.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Literal
+
+import msgspec
+
+from edge_rul.core.topic import Asset
+
+Cycles = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
+Priority = Literal["low", "medium", "high", "urgent"]
+
+
+class State(str, Enum):
+    NORMAL = "normal"
+    RAISING = "raising"  # the condition holds, the on-delay runs
+    ACTIVE = "active"
+    CLEARING = "clearing"  # the condition has gone, the off-delay runs; still an alarm
+
+
+class Signal(str, Enum):
+    """What a prediction, or the life of its asset, says to a rule."""
+
+    BEYOND = "beyond the limit"
+    BAND = "inside the deadband"
+    WITHIN = "back within"
+    ELAPSED = "delay over"
+    NEW_LIFE = "new life"
+
+
+class Transition(str, Enum):
+    RAISED = "raised"
+    CLEARED = "cleared"
+
+
+# (state, signal) -> (next state, event). A pair that is not here changes nothing. An on-delay wants the condition
+# without a break, so a value inside the deadband ends it; the deadband only keeps alive an alarm that is there.
+TABLE: dict[tuple[State, Signal], tuple[State, Transition | None]] = {
+    (State.NORMAL, Signal.BEYOND): (State.RAISING, None),
+    (State.RAISING, Signal.BAND): (State.NORMAL, None),
+    (State.RAISING, Signal.WITHIN): (State.NORMAL, None),
+    (State.RAISING, Signal.NEW_LIFE): (State.NORMAL, None),
+    (State.RAISING, Signal.ELAPSED): (State.ACTIVE, Transition.RAISED),
+    (State.ACTIVE, Signal.WITHIN): (State.CLEARING, None),
+    (State.ACTIVE, Signal.NEW_LIFE): (State.NORMAL, Transition.CLEARED),
+    (State.CLEARING, Signal.BEYOND): (State.ACTIVE, None),
+    (State.CLEARING, Signal.BAND): (State.ACTIVE, None),
+    (State.CLEARING, Signal.NEW_LIFE): (State.NORMAL, Transition.CLEARED),
+    (State.CLEARING, Signal.ELAPSED): (State.NORMAL, Transition.CLEARED),
+}
+
+
+class RulAlarm(msgspec.Struct, frozen=True, tag="rul", tag_field="watch", forbid_unknown_fields=True):
+    """Raised when RUL falls below `below`, cleared when it is at least `below + deadband`, both in the RUL's unit."""
+
+    name: Name
+    below: Annotated[float, msgspec.Meta(gt=0)]
+    deadband: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    on_delay: Cycles = 0
+    off_delay: Cycles = 0
+    priority: Priority = "medium"
+
+    def signal(self, rul: float, probabilities: dict[str, float]) -> tuple[Signal, float]:
+        if rul < self.below:
+            return Signal.BEYOND, rul
+        return (Signal.WITHIN if rul >= self.below + self.deadband else Signal.BAND), rul
+
+
+class HealthAlarm(msgspec.Struct, frozen=True, tag="health", tag_field="watch", forbid_unknown_fields=True):
+    """Raised when the probability of `classes` together reaches `probability`, cleared below it less `deadband`."""
+
+    name: Name
+    classes: Annotated[list[str], msgspec.Meta(min_length=1)]
+    probability: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    deadband: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    on_delay: Cycles = 0
+    off_delay: Cycles = 0
+    priority: Priority = "medium"
+
+    def __post_init__(self) -> None:
+        if self.deadband >= self.probability:
+            raise ValueError(f"deadband {self.deadband} is not below probability {self.probability}: it never clears")
+
+    def signal(self, rul: float, probabilities: dict[str, float]) -> tuple[Signal, float]:
+        value = sum(probabilities[name] for name in self.classes)
+        if value >= self.probability:
+            return Signal.BEYOND, value
+        return (Signal.WITHIN if value < self.probability - self.deadband else Signal.BAND), value
+
+
+Rule = RulAlarm | HealthAlarm
+
+
+class Status(msgspec.Struct, frozen=True):
+    """One alarm of one asset. since: the cycle at which `state` began. value: what the rule looked at last."""
+
+    state: State
+    life: int
+    since: int
+    value: float
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A status to publish, with the event where one happened. cycle: of the prediction that brought it."""
+
+    asset: Asset
+    rule: Rule
+    status: Status
+    cycle: int
+    time: int | None
+    event: Transition | None
+
+
+class Alarms:
+    """The alarm states of all assets under one set of rules."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        self._rules = rules
+        self._states: dict[Asset, list[Status | None]] = {}
+
+    def predicted(
+        self, asset: Asset, life: int, cycle: int, time: int | None, rul: float, probabilities: dict[str, float]
+    ) -> list[Change]:
+        """What a new cycle's prediction changes. The first one of an asset reports every alarm's state."""
+        row = self._states.setdefault(asset, [None] * len(self._rules))
+        changes = []
+        for index, rule in enumerate(self._rules):
+            old = row[index]
+            signal, value = rule.signal(rul, probabilities)
+            new, event = _step(old or Status(State.NORMAL, life, cycle, value), rule, signal, life, cycle, value)
+            row[index] = new
+            if old is None or new.state is not old.state:
+                changes.append(Change(asset, rule, new, cycle, time, event))
+        return changes
+
+    def new_life(self, asset: Asset, life: int, cycle: int, time: int | None) -> list[Change]:
+        """A new life clears the old one's alarms. cycle: the first of the new life."""
+        changes = []
+        row = self._states.get(asset, [])
+        for index, (old, rule) in enumerate(zip(row, self._rules, strict=False)):
+            if old is None:
+                continue
+            state, event = TABLE.get((old.state, Signal.NEW_LIFE), (old.state, None))
+            row[index] = Status(state, life, cycle, old.value)
+            if state is not old.state:
+                changes.append(Change(asset, rule, row[index] or old, cycle, time, event))
+        return changes
+
+
+def _step(
+    old: Status, rule: Rule, signal: Signal, life: int, cycle: int, value: float
+) -> tuple[Status, Transition | None]:
+    state, event = TABLE.get((old.state, signal), (old.state, None))
+    since = old.since if state is old.state else cycle
+    delay = {State.RAISING: rule.on_delay, State.CLEARING: rule.off_delay}.get(state)
+    if delay is not None and cycle - since >= delay:
+        state, event = TABLE[state, Signal.ELAPSED]
+        since = cycle
+    return Status(state, life, since, value), event

@@ -1,0 +1,238 @@
+"""Bytes to entries: the shapes in which a plant sends cycles.
+
+    {"cycle": 12, "ts": "2026-01-01T00:00:00Z", "values": {"T24": 641.8, ...}}     by name; further names are ignored
+    {"cycle": 12, "ts": 1767225600000, "values": [641.8, ...]}                     in the bundle's order
+    [{...}, {...}]                                                                 several; a bad one costs itself
+
+`ts` (ISO 8601, UTC where no zone is given, or epoch milliseconds) may be missing, and so may `asset` where the topic
+names it. Owns these shapes and what is wrong with a payload. Knows no window and no life: an entry is what came in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edge_rul.core.normalise import Array
+from edge_rul.core.topic import Asset, Template, name_problem
+from edge_rul.errors import BadMessage, Reason
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_CYCLE_MAX = 2**53  # beyond it JSON readers that use doubles disagree
+_MILLISECONDS_FROM = 10**11  # 1973; a smaller number is a time in seconds
+_MILLISECONDS_TO = 253_402_300_800_000  # the year 10000
+_TOPICS_CACHED = 65_536
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One cycle of one asset. values: (F,) float32, raw; NaN where a value is missing and may be held.
+
+    time: event time in epoch milliseconds; None where none came or it lies too far ahead of the daemon's clock.
+    """
+
+    asset: Asset
+    cycle: int
+    time: int | None
+    values: Array
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """A command: the asset was overhauled or replaced; its next reading begins a life."""
+
+    asset: Asset
+
+
+Entry = Reading | Reset
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """What one message held. future: readings whose time was dropped, as it lay ahead of our clock."""
+
+    entries: list[Entry] = []
+    rejected: list[BadMessage] = []
+    future: int = 0
+
+
+class _Cycle(msgspec.Struct):
+    cycle: int
+    values: dict[str, float | None] | list[float | None]
+    ts: datetime | int | float | None = None
+    asset: str | None = None
+
+
+class _Command(msgspec.Struct):
+    command: str
+    asset: str
+    levels: dict[str, str] = {}
+
+
+class Decoder:
+    """Decodes the messages of one bundle and one configuration."""
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        readings: Sequence[Template],
+        *,
+        command: Template | None = None,
+        hold: Iterable[str] = (),
+        payload_limit: int = 128 * 1024,
+        skew: float = 300.0,
+    ) -> None:
+        """inputs: names in the bundle's order. hold: those whose previous value may stand in. skew: seconds."""
+        self._inputs = tuple(inputs)
+        self._hold = frozenset(hold)
+        self._readings = tuple(readings)
+        self._command = command.text if command else None
+        self._levels = tuple(name for name in self._readings[0].names if name != "asset")
+        self._limit = payload_limit
+        self._skew = round(skew * 1000)
+        self._cycle = msgspec.json.Decoder(_Cycle)
+        self._list = msgspec.json.Decoder(list[msgspec.Raw])
+        self._topics: dict[str, dict[str, str]] = {}
+
+    def decode(self, topic: str, payload: bytes, received: int) -> Decoded:
+        """Never raises for what a sender can do. received: our clock in epoch milliseconds."""
+        try:
+            if len(payload) > self._limit:
+                raise BadMessage(Reason.TOO_LARGE, topic, f"{len(payload)} bytes, at most {self._limit} are allowed")
+            if topic == self._command:
+                return Decoded([self._reset(topic, payload)])
+            levels = self._match(topic)
+            elements = self._elements(topic, payload)
+        except BadMessage as e:
+            return Decoded(rejected=[e])
+        result = Decoded([], [])
+        future = 0
+        for element in elements:
+            try:
+                reading = self._reading(topic, levels, element)
+            except BadMessage as e:
+                result.rejected.append(e)
+                continue
+            if reading.time is not None and reading.time > received + self._skew:
+                # One stamp in the future would make all that follows look old (lf-edge/ekuiper 530).
+                reading = msgspec.structs.replace(reading, time=None)
+                future += 1
+            result.entries.append(reading)
+        return Decoded(result.entries, result.rejected, future)
+
+    def _match(self, topic: str) -> dict[str, str]:
+        if (levels := self._topics.get(topic)) is not None:
+            return levels
+        for template in self._readings:
+            if (levels := template.match(topic)) is not None:
+                if len(self._topics) >= _TOPICS_CACHED:
+                    self._topics.clear()
+                self._topics[topic] = levels
+                return levels
+        raise BadMessage(Reason.BAD_TOPIC, topic, "matches none of topics.readings")
+
+    def _elements(self, topic: str, payload: bytes) -> list[Any]:
+        """The message's elements: JSON text, or values already parsed where JSON's own grammar was left."""
+        try:
+            if b"NaN" in payload or b"Infinity" in payload:
+                # Not JSON, but what Python and JavaScript libraries send for a missing value.
+                parsed = json.loads(payload)
+                return parsed if isinstance(parsed, list) else [parsed]
+            return self._list.decode(payload) if payload.lstrip()[:1] == b"[" else [msgspec.Raw(payload)]
+        except (msgspec.DecodeError, ValueError, RecursionError) as e:
+            raise BadMessage(Reason.NOT_JSON, topic, f"this is not JSON: {e}") from None
+
+    def _reading(self, topic: str, levels: dict[str, str], element: Any) -> Reading:
+        try:
+            if isinstance(element, msgspec.Raw):
+                cycle = self._cycle.decode(element)
+            else:
+                cycle = msgspec.convert(element, _Cycle)
+        except msgspec.ValidationError as e:
+            raise BadMessage(_reason(str(e)), topic, _detail(str(e), element)) from None
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as e:
+            raise BadMessage(Reason.NOT_JSON, topic, f"this is not JSON: {e}") from None
+        if not 0 <= cycle.cycle <= _CYCLE_MAX:
+            raise BadMessage(Reason.BAD_CYCLE, topic, f"cycle is {cycle.cycle}, expected 0 to 2^53")
+        asset = self._asset(topic, levels, cycle.asset)
+        return Reading(asset, cycle.cycle, _milliseconds(topic, cycle.ts), self._values(topic, cycle.values))
+
+    def _asset(self, topic: str, levels: dict[str, str], named: str | None) -> Asset:
+        name = levels.get("asset", named)
+        if name is None:
+            raise BadMessage(Reason.BAD_ASSET, topic, "neither the topic nor the payload names the asset")
+        for value in (name, *levels.values()):
+            if problem := name_problem(value):
+                raise BadMessage(Reason.BAD_ASSET, topic, f"the name {value[:40]!r} {problem}")
+        return Asset(name, tuple((level, levels[level]) for level in self._levels))
+
+    def _values(self, topic: str, values: dict[str, float | None] | list[float | None]) -> Array:
+        if isinstance(values, list):
+            if len(values) != len(self._inputs):
+                raise BadMessage(
+                    Reason.WRONG_LENGTH, topic, f"values has {len(values)} numbers, expected {len(self._inputs)}"
+                )
+            ordered = values
+        else:
+            ordered = [values.get(name) for name in self._inputs]
+        numbers = []
+        for name, value in zip(self._inputs, ordered, strict=True):
+            if value is None or math.isnan(value):
+                if name not in self._hold:
+                    reason = Reason.MISSING_INPUT if value is None else Reason.NOT_FINITE
+                    raise BadMessage(reason, topic, f"{name} is {'missing' if value is None else 'NaN'}")
+                numbers.append(math.nan)
+            elif abs(value) > _FLOAT32_MAX:
+                raise BadMessage(Reason.NOT_FINITE, topic, f"{name} is {value}, beyond float32")
+            else:
+                numbers.append(value)
+        return np.array(numbers, np.float32)
+
+    def _reset(self, topic: str, payload: bytes) -> Reset:
+        try:
+            command = msgspec.json.decode(payload, type=_Command)
+        except msgspec.DecodeError as e:
+            raise BadMessage(Reason.BAD_COMMAND, topic, str(e)) from None
+        if command.command != "reset":
+            raise BadMessage(Reason.BAD_COMMAND, topic, f"command is {command.command[:40]!r}, expected 'reset'")
+        if set(command.levels) != set(self._levels):
+            raise BadMessage(
+                Reason.BAD_COMMAND, topic, f"levels is {command.levels}, expected {', '.join(self._levels) or 'none'}"
+            )
+        return Reset(self._asset(topic, {"asset": command.asset, **command.levels}, None))
+
+
+def _detail(message: str, element: Any) -> str:
+    """msgspec's message, with the name in `values` whose value is no number where it writes `[...]` for it."""
+    if "[...]" not in message:
+        return message
+    values = (msgspec.json.decode(element) if isinstance(element, msgspec.Raw) else element)["values"]
+    names = [k for k, v in values.items() if isinstance(v, bool) or not isinstance(v, float | int | type(None))]
+    return message.replace("[...]", f"[{names[0][:40]}]") if names else message
+
+
+def _reason(message: str) -> Reason:
+    """Which counter a message of msgspec's belongs to; it ends with the path of what is wrong."""
+    path = message.partition("`$.")[2]
+    for start, reason in (
+        ("cycle", Reason.BAD_CYCLE),
+        ("values", Reason.BAD_VALUE),
+        ("ts", Reason.BAD_TIME),
+        ("asset", Reason.BAD_ASSET),
+    ):
+        if path.startswith(start):
+            return reason
+    return Reason.BAD_SHAPE
+
+
+def _milliseconds(topic: str, ts: datetime | int | float | None) -> int | None:
+    if ts is None:
+        return None
+    if isinstance(ts, datetime):
+        return round((ts if ts.tzinfo else ts.replace(tzinfo=timezone.utc)).timestamp() * 1000)
+    if not _MILLISECONDS_FROM <= ts < _MILLISECONDS_TO:
+        raise BadMessage(Reason.BAD_TIME, topic, f"ts is {ts}, expected ISO 8601 or epoch milliseconds")
+    return round(ts)

@@ -1,0 +1,119 @@
+"""Engine outputs and their keys to predictions.
+
+Owns the prediction's fields, the softmax, and the refusal of NaN. Knows no engine, only what it is called.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from edge_rul.core.batch import Due
+from edge_rul.core.normalise import Array
+
+_DECIMALS = 5  # of what is published: below the 1e-4 to which one machine repeats itself
+
+
+class BundleId(msgspec.Struct, frozen=True):
+    """Which model answered. sha256: of the bundle's manifest."""
+
+    name: str
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class EngineId(msgspec.Struct, frozen=True):
+    """What it ran on."""
+
+    name: str
+    precision: str
+
+
+class Model(msgspec.Struct, frozen=True):
+    """What the core has to know of a bundle and its engine to name an answer. classes: in the order of the logits."""
+
+    bundle: BundleId
+    engine: EngineId
+    rul_unit: str
+    classes: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+class Health(msgspec.Struct, frozen=True, rename={"name": "class"}):
+    """The most probable health class, and the probability of each."""
+
+    name: str
+    probabilities: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1)]]
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """How far the window can be trusted. Uncertain: any of the rest is not empty.
+
+    held: values of the window that were missing and taken from the reading before. missing_cycles: cycles that never
+    came between the window's first and last. outside: inputs of the last reading beyond what training saw.
+    """
+
+    state: Literal["good", "uncertain"]
+    held: Annotated[int, msgspec.Meta(ge=0)]
+    missing_cycles: Annotated[int, msgspec.Meta(ge=0)]
+    outside: list[str]
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """What is published for one window. RUL is the life left after `cycle`, in `rul_unit`, never negative.
+
+    levels: the named levels of the asset's topic but its name. ts: event time of the window's last reading, ISO 8601
+    UTC. revision: 0 for a key's first answer, higher where late readings changed it.
+    """
+
+    schema: Literal["edge-rul/prediction/1"]
+    asset: str
+    levels: dict[str, str]
+    life: Annotated[int, msgspec.Meta(ge=0)]
+    cycle: Annotated[int, msgspec.Meta(ge=0)]
+    revision: Annotated[int, msgspec.Meta(ge=0)]
+    ts: str | None
+    rul: Annotated[float, msgspec.Meta(ge=0)]
+    rul_unit: str
+    health: Health
+    quality: Quality
+    bundle: BundleId
+    engine: EngineId
+
+
+def softmax(logits: Array) -> Array:
+    """(..., C) raw logits -> (..., C) probabilities, float64 inside; shifted by the maximum against overflow."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    result: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def predict(due: Due, rul: float, logits: Array, outside: list[str], ts: str | None, model: Model) -> Prediction | None:
+    """The prediction of one window, or None where the engine's answer is not finite.
+
+    rul: in the model's unit. logits: (C,). outside: names of inputs beyond the training range. ts: of `due.time`.
+    """
+    if not (np.isfinite(rul) and np.isfinite(logits).all()):
+        return None
+    probabilities = softmax(logits)  # (C,)
+    uncertain = due.held or due.missing or outside
+    return Prediction(
+        schema="edge-rul/prediction/1",
+        asset=due.asset.name,
+        levels=dict(due.asset.levels),
+        life=due.life,
+        cycle=due.cycle,
+        revision=0,
+        ts=ts,
+        rul=max(0.0, round(float(rul), _DECIMALS)),
+        rul_unit=model.rul_unit,
+        health=Health(
+            model.classes[int(probabilities.argmax())],
+            {name: round(float(p), _DECIMALS) for name, p in zip(model.classes, probabilities, strict=True)},
+        ),
+        quality=Quality("uncertain" if uncertain else "good", due.held, due.missing, outside),
+        bundle=model.bundle,
+        engine=model.engine,
+    )
