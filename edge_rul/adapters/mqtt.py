@@ -34,6 +34,7 @@ from edge_rul.core.outgoing import Message
 from edge_rul.errors import EdgeRulError, SessionTakenOver, TransportError
 
 _TAKEN_OVER = 0x8E
+_SHORT = 5.0  # seconds; a connection that ends sooner, three times in a row, looks like two clients with one id
 # CONNACK codes that no waiting will change: version, client id, password, rights, ban, method, moved.
 _REFUSED = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x9C, 0x9D})
 
@@ -82,7 +83,10 @@ class MqttTransport:
         self._published: deque[tuple[int, str | None]] = deque()  # (mid, failure), from the network thread
         self._thread: threading.Thread | None = None
         self._failing = ""
+        self._since = 0.0  # monotonic time of the connection
+        self._short = 0  # connections in a row that did not last
         self.connected = False
+        self.subscribed = False  # on this connection, acknowledged by the broker
         self.attempted = threading.Event()  # a first connection came up or failed
         self.fatal: EdgeRulError | None = None
         self.dropped_qos0 = 0
@@ -261,6 +265,7 @@ class MqttTransport:
             client.subscribe([(text, options) for text in self._filters])
         else:
             client.subscribe([(text, 1) for text in self._filters])
+        self._since = time.monotonic()
         self.connected = True
         self.attempted.set()
         self._log.info("connected", broker=self._broker, session="kept" if flags.session_present else "new")
@@ -274,7 +279,7 @@ class MqttTransport:
         self.attempted.set()
 
     def _on_disconnect(self, client: paho.Client, _: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
-        self.connected = False
+        self.connected = self.subscribed = False
         if code.value == _TAKEN_OVER and flags.is_disconnect_packet_from_server:
             client_id = self._settings.client_id
             problem = f"another client connected as {client_id!r}"
@@ -284,6 +289,11 @@ class MqttTransport:
             client.disconnect()
         elif code.is_failure:
             self._log.warning("disconnected", broker=self._broker, reason=str(code), action="trying again")
+            # Some brokers (Mosquitto 2.0.11) close the older connection without a word when another client takes over.
+            self._short = self._short + 1 if time.monotonic() - self._since < _SHORT else 0
+            if self._short == 3:
+                hint = f"is another client connected as {self._settings.client_id!r}? Each needs its own mqtt.client_id"
+                self._log.error("connection_contested", broker=self._broker, hint=hint)
 
     def _on_subscribe(self, client: paho.Client, _: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
         for text, code in zip(self._filters, codes, strict=False):
@@ -291,6 +301,9 @@ class MqttTransport:
                 hint = "grant the daemon's user the right to read it"
                 self._end(TransportError("subscribe", text, f"the broker refuses: {code}", hint=hint))
                 client.disconnect()
+                return
+        self.subscribed = True
+        self.wake()
 
     def _on_message(self, _client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
         received = Received(message.topic, bytes(message.payload), message.qos, message.mid, self._connection)

@@ -17,7 +17,10 @@ import msgspec
 from edge_rul.core.topic import Asset
 
 Cycles = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-Name = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
+Name = Annotated[
+    str,
+    msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,63}$", description="a-z, 0-9 and _, a letter first, 64 at most"),
+]
 Priority = Literal["low", "medium", "high", "urgent"]
 
 

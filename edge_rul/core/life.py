@@ -29,7 +29,10 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class _Life(msgspec.Struct):
-    """Where an asset stands. The row of its ring never changes. pending: reset, and no reading since."""
+    """Where an asset stands. The row of its ring never changes. empty: no reading since the life began.
+
+    since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to the life before.
+    """
 
     row: int
     number: int = 0
@@ -37,6 +40,8 @@ class _Life(msgspec.Struct):
     last_cycle: int = -1
     last_time: int | None = None
     empty: bool = True
+    since: int | None = None
+    old_cycle: int = -1
 
 
 class Lives:
@@ -69,7 +74,7 @@ class Lives:
             return Reason.NOTHING_TO_HOLD
         ended = life.number if verdict else None
         if verdict:
-            self._end(life)
+            self._end(life, reading.time)
         return self._enter(life, reading, ended)
 
     def reset(self, asset: Asset) -> tuple[int, int] | None:
@@ -77,11 +82,14 @@ class Lives:
         life = self._lives.get(asset)
         if life is None or life.empty:
             return None
-        self._end(life)
+        self._end(life, None if life.last_time is None else life.last_time + 1)
         return life.number, life.last_cycle
 
     def _judge(self, life: _Life, reading: Reading) -> bool | Reason:
         """True: it begins a new life. False: it is the next reading of this one. Otherwise why it is not used."""
+        older = life.since is not None and reading.time is not None and reading.time < life.since
+        if older and reading.cycle <= life.old_cycle:
+            return Reason.OLD_LIFE
         if life.empty or reading.cycle > life.last_cycle:
             return False
         there = self._rings.find(life.row, reading.cycle)
@@ -95,8 +103,9 @@ class Lives:
             return Reason.DUPLICATE if np.array_equal(there[sent], reading.values[sent]) else Reason.CONFLICT
         return Reason.OLD_LIFE if reading.cycle < life.first_cycle else Reason.LATE
 
-    def _end(self, life: _Life) -> None:
+    def _end(self, life: _Life, since: int | None) -> None:
         self._rings.clear(life.row)
+        life.since, life.old_cycle = since, life.last_cycle
         life.number += 1
         life.empty = True
         life.last_time = None

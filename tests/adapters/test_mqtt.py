@@ -1,0 +1,305 @@
+"""The transport against a real Mosquitto: nothing lost, nothing twice, and clear errors."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+import structlog
+import structlog.testing
+from conftest import Broker, absent, start_mosquitto
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_rul.adapters.mqtt import MqttTransport, Received
+from edge_rul.config import Limits, Mqtt, Tls
+from edge_rul.core.outgoing import Message
+from edge_rul.errors import EXIT_REFUSED, EXIT_TAKEOVER, EdgeRulError, SessionTakenOver, TransportError
+
+PATIENCE = 30.0  # seconds until a test gives up waiting
+
+
+@contextmanager
+def transport(
+    port: int, *, limits: Limits | None = None, password: str | None = None, ca: str | None = None, **settings: Any
+) -> Iterator[MqttTransport]:
+    made = MqttTransport(
+        Mqtt(host="127.0.0.1", port=port, **settings),
+        limits or Limits(),
+        filters=["in/+"],
+        availability="edge/availability",
+        password=password,
+        ca=ca,
+        cert=None,
+        log=structlog.get_logger(),
+    )
+    made.start()
+    try:
+        yield made
+    finally:
+        made.close(time.monotonic() + 2.0)
+
+
+def until(made: MqttTransport, condition: Callable[[], bool]) -> None:
+    """Serve the transport until `condition`, or fail."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        made.wait(0.05)
+        made.pump()
+
+
+def take(made: MqttTransport, count: int) -> list[Received]:
+    """The next `count` messages, not acknowledged."""
+    found: list[Received] = []
+
+    def enough() -> bool:
+        while len(found) < count and (message := made.receive()) is not None:
+            found.append(message)
+        return len(found) >= count
+
+    until(made, enough)
+    return found
+
+
+class Peer:
+    """A plain client on the other side, which keeps what it hears."""
+
+    def __init__(self, port: int, topics: str = "#") -> None:
+        self.heard: list[tuple[str, bytes, bool]] = []
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self.client.on_message = lambda _c, _u, m: self.heard.append((m.topic, m.payload, m.retain))
+        self.client.max_inflight_messages_set(1000)
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        self.client.subscribe(topics, qos=1)
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> None:
+        self.client.publish(topic, payload, qos=qos, retain=retain).wait_for_publish(PATIENCE)
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def peer(mosquitto: Broker) -> Iterator[Peer]:
+    made = Peer(mosquitto.port)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("version", [5, "3.1.1"])
+def test_messages_come_in_order_and_go_out_once(mosquitto: Broker, peer: Peer, version: Any) -> None:
+    with transport(mosquitto.port, version=version, in_flight=7) as made:
+        until(made, lambda: made.subscribed)
+        for i in range(50):
+            peer.client.publish("in/a", str(i).encode(), qos=1)
+        received = take(made, 50)
+        assert [m.payload for m in received] == [str(i).encode() for i in range(50)]
+        for message in received:
+            made.acknowledge(message)
+        made.send([Message(f"out/{i}", b"x", False, i) for i in range(200)])
+        until(made, lambda: made.backlog == 0)
+        until(made, lambda: sum(t.startswith("out/") for t, _, _ in peer.heard) >= 200)
+    assert [t for t, _, _ in peer.heard if t.startswith("out/")] == [f"out/{i}" for i in range(200)]
+
+
+@pytest.mark.parametrize("version", [5, "3.1.1"])
+def test_what_was_not_acknowledged_comes_again_after_a_restart(mosquitto: Broker, peer: Peer, version: Any) -> None:
+    with transport(mosquitto.port, version=version) as made:
+        until(made, lambda: made.subscribed)
+        for i in range(5):
+            peer.publish("in/a", str(i).encode())
+        for message in take(made, 5)[:2]:
+            made.acknowledge(message)
+    peer.publish("in/a", b"while away")
+    with transport(mosquitto.port, version=version) as made:
+        assert [m.payload for m in take(made, 4)] == [b"2", b"3", b"4", b"while away"]
+
+
+def test_an_acknowledgement_is_worth_nothing_on_another_connection(mosquitto: Broker, peer: Peer) -> None:
+    with transport(mosquitto.port) as made:
+        until(made, lambda: made.subscribed)
+        peer.publish("in/a", b"first")
+        (old,) = take(made, 1)
+        made._drop_connection()
+        (again,) = take(made, 1)
+        assert again.payload == b"first"
+        assert again.connection > old.connection
+        made.acknowledge(old)  # its packet id may be another message's by now
+    with transport(mosquitto.port) as made:
+        (still,) = take(made, 1)
+        assert still.payload == b"first"
+        made.acknowledge(still)
+
+
+def test_a_full_inbox_loses_nothing_at_qos_1_and_counts_qos_0(mosquitto: Broker, peer: Peer) -> None:
+    with transport(mosquitto.port, limits=Limits(inbox_messages=5)) as made:
+        until(made, lambda: made.subscribed)
+        for i in range(12):
+            peer.publish("in/a", str(i).encode())
+        peer.publish("in/a", b"qos 0", qos=0)
+        until(made, lambda: made.dropped_qos0 == 1)
+        seen: list[bytes] = []
+
+        def everything() -> bool:
+            while (message := made.receive()) is not None:
+                if message.payload not in seen:
+                    seen.append(message.payload)
+                made.acknowledge(message)
+            return len(seen) == 12
+
+        until(made, everything)
+        assert seen == [str(i).encode() for i in range(12)]
+
+
+def test_availability_is_retained_online_then_offline(mosquitto: Broker) -> None:
+    with transport(mosquitto.port) as made:
+        until(made, lambda: made.connected and made.backlog == 0)
+        watcher = Peer(mosquitto.port, "edge/availability")
+        until(made, lambda: (len(watcher.heard)) >= 1)
+    deadline = time.monotonic() + PATIENCE
+    while len(watcher.heard) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    watcher.close()
+    assert [payload for _, payload, _ in watcher.heard] == [b"online", b"offline"]
+
+
+def test_the_will_says_offline_when_the_connection_breaks(mosquitto: Broker, peer: Peer) -> None:
+    with transport(mosquitto.port) as made:
+        until(made, lambda: b"online" in [p for _, p, _ in peer.heard])
+        made._drop_connection()
+        until(
+            made,
+            lambda: [p for t, p, _ in peer.heard if t == "edge/availability"] == [b"online", b"offline", b"online"],
+        )
+
+
+def test_messages_wait_for_a_broker_that_is_down(tmp_path: Path) -> None:
+    broker = start_mosquitto(tmp_path)
+    with transport(broker.port, in_flight=3) as made:
+        until(made, lambda: made.subscribed)
+        broker.process.terminate()
+        broker.process.wait(10)
+        until(made, lambda: not made.connected)
+        made.send([Message(f"out/{i}", b"x", True, i) for i in range(10)])
+        assert made.backlog == 10
+        again = start_mosquitto(tmp_path, port=broker.port)
+        peer = Peer(broker.port, "out/#")
+        until(made, lambda: made.backlog == 0)
+        until(made, lambda: len({t for t, _, _ in peer.heard}) == 10)
+        peer.close()
+    again.process.terminate()
+    again.process.wait(10)
+
+
+def test_a_broker_that_is_down_does_not_stop_the_start() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        with transport(closed.getsockname()[1]) as made:
+            assert made.attempted.wait(PATIENCE)
+            made.wait(0.0)
+            assert not made.connected
+
+
+def test_a_takeover_ends_us_with_its_own_code() -> None:
+    """By a broker of two packets: Mosquitto 2.0.11 closes the old connection without the reason code."""
+    with socket.create_server(("127.0.0.1", 0)) as server, transport(server.getsockname()[1], client_id="twin") as made:
+        server.settimeout(PATIENCE)
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK, success
+            until(made, lambda: made.connected)
+            connection.sendall(b"\xe0\x02\x8e\x00")  # DISCONNECT, session taken over
+            with pytest.raises(SessionTakenOver, match=r"twin.*\n.*client_id") as caught:
+                until(made, lambda: False)
+        assert caught.value.exit_code == EXIT_TAKEOVER
+        assert not made.connected
+        server.settimeout(1.5)
+        with pytest.raises(TimeoutError):  # longer than paho's first delay, and nobody comes back
+            server.accept()
+
+
+def test_two_clients_with_one_id_are_told_of_it(mosquitto: Broker) -> None:
+    with structlog.testing.capture_logs() as logs, transport(mosquitto.port, client_id="twin") as made:
+        other = paho.Client(CallbackAPIVersion.VERSION2, client_id="twin", protocol=paho.MQTTv5)
+        until(made, lambda: made.subscribed)
+        other.connect("127.0.0.1", mosquitto.port)
+        other.loop_start()
+        until(made, lambda: any(line["event"] == "connection_contested" for line in logs))
+        other.disconnect()
+        other.loop_stop()
+
+
+def test_a_wrong_password_is_told_and_a_right_one_works(tmp_path: Path) -> None:
+    program = shutil.which("mosquitto_passwd")
+    if program is None:
+        absent("mosquitto_passwd")
+    subprocess.run([str(program), "-b", "-c", tmp_path / "pw", "edge", "right"], check=True, capture_output=True)
+    (tmp_path / "pw").chmod(0o644)
+    broker = start_mosquitto(tmp_path, f"password_file {tmp_path}/pw")
+    try:
+        with transport(broker.port, username="edge", password="right") as made:
+            until(made, lambda: made.subscribed)
+        with transport(broker.port, username="edge", password="wrong") as made:
+            with pytest.raises(TransportError, match="refuses us") as caught:
+                until(made, lambda: False)
+            assert caught.value.exit_code == EXIT_REFUSED
+    finally:
+        broker.process.terminate()
+        broker.process.wait(10)
+
+
+def test_tls_checks_the_authority(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        absent("openssl")
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {0}.key -out {0}.pem -subj /CN={0} -addext {1}"
+    for name, extension in (("broker", "subjectAltName=IP:127.0.0.1"), ("stranger", "subjectAltName=IP:127.0.0.1")):
+        subprocess.run(make.format(name, extension).split(), cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "broker.key").chmod(0o644)
+    broker = start_mosquitto(
+        tmp_path, f"allow_anonymous true\ncertfile {tmp_path}/broker.pem\nkeyfile {tmp_path}/broker.key"
+    )
+    try:
+        with transport(broker.port, tls=Tls(ca="x"), ca=str(tmp_path / "broker.pem")) as made:
+            until(made, lambda: made.subscribed)
+        with transport(broker.port, tls=Tls(ca="x"), ca=str(tmp_path / "stranger.pem")) as made:
+            assert made.attempted.wait(PATIENCE)
+            assert not made.connected
+    finally:
+        broker.process.terminate()
+        broker.process.wait(10)
+
+
+def test_no_delay_is_set_on_the_socket(mosquitto: Broker) -> None:
+    with transport(mosquitto.port) as made:
+        until(made, lambda: made.subscribed)
+        sock: Any = made._client.socket()
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def test_a_refused_subscription_is_fatal_and_names_the_topic(mosquitto: Broker) -> None:
+    with transport(mosquitto.port) as made:
+        until(made, lambda: made.subscribed)
+        code = paho.ReasonCode(paho.PacketTypes.SUBACK, identifier=0x87)
+        made._client.on_subscribe(made._client, None, 1, [code], None)  # type: ignore[misc]
+        with pytest.raises(TransportError, match=r"in/\+.*Not authorized"):
+            until(made, lambda: False)
+
+
+def test_an_exception_in_a_callback_is_loud(mosquitto: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with transport(mosquitto.port) as made:
+        until(made, lambda: made.subscribed)
+        monkeypatch.setattr(made, "_published", None)
+        made._client.publish("x", b"y", qos=1)
+        with pytest.raises(EdgeRulError, match="_on_publish"):
+            until(made, lambda: False)
+        monkeypatch.undo()

@@ -1,0 +1,95 @@
+"""What the tests share: where the data is, a broker, a small bundle.
+
+A test that needs what is absent is skipped with the reason; under CI=true what CI must have is required.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def absent(what: str) -> None:
+    """Skip, or under CI=true fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must have {what}")
+    pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The root of the shared data: EDGE_RUL_DATA, or ../shared/data beside the repository."""
+    path = Path(os.environ.get("EDGE_RUL_DATA", ROOT.parent / "shared" / "data"))
+    if not (path / "cmapss").is_dir():
+        absent("the shared data (EDGE_RUL_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shipped_bundle() -> Path:
+    """The trained bundle of the repository."""
+    return ROOT / "bundles" / "cmapss_fd001"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Broker(NamedTuple):
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def start_mosquitto(directory: Path, settings: str = "allow_anonymous true", port: int | None = None) -> Broker:
+    """A Mosquitto on loopback with `settings`; returns once it accepts connections."""
+    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        absent("mosquitto (apt-get install mosquitto)")
+    port = port or free_port()
+    config = directory / f"mosquitto-{port}.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nmax_queued_messages 1000000\nmax_queued_bytes 0\n"
+        f"max_inflight_messages 5000\nuser {os.environ.get('USER', 'root')}\n{settings}\n"
+    )
+    log = directory / f"mosquitto-{port}.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen([str(program), "-c", str(config)], stdout=out, stderr=out)
+    wait_for_port(port, process, log)
+    return Broker(port, process, log)
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once something listens on `port`; fail with the log if the process ends before."""
+    for _ in range(1000):
+        with socket.socket() as sock:
+            sock.settimeout(0.05)
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        try:
+            process.wait(0.01)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    process.kill()
+    pytest.fail(f"nothing listens on port {port}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Broker]:
+    broker = start_mosquitto(tmp_path)
+    yield broker
+    broker.process.terminate()
+    broker.process.wait(10)

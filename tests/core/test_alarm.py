@@ -1,0 +1,141 @@
+"""The alarm table, deadband and delays."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_rul.core.alarm import TABLE, Alarms, Change, HealthAlarm, RulAlarm, Signal, State, Transition
+from edge_rul.core.topic import Asset
+
+ASSET = Asset("pump-1")
+RULE = RulAlarm(name="rul_low", below=30, deadband=5, on_delay=2, off_delay=3)
+
+
+def run(rule: RulAlarm | HealthAlarm, series: list[tuple[int, float]]) -> list[tuple[int, str, str | None]]:
+    """(cycle, new state, event) of each change. series: (cycle, RUL)."""
+    alarms = Alarms([rule])
+    changes: list[Change] = []
+    for cycle, rul in series:
+        changes += alarms.predicted(ASSET, 0, cycle, None, rul, {})
+    return [(c.cycle, c.status.state.value, c.event.value if c.event else None) for c in changes]
+
+
+def test_the_first_prediction_reports_the_state() -> None:
+    assert run(RULE, [(30, 100.0), (31, 99.0)]) == [(30, "normal", None)]
+
+
+def test_raised_after_the_on_delay_and_cleared_after_the_off_delay_above_the_deadband() -> None:
+    series = [(1, 31), (2, 29), (3, 28), (4, 27), (5, 33), (6, 36), (7, 37), (8, 36), (9, 38), (10, 40)]
+    assert run(RULE, series) == [
+        (1, "normal", None),
+        (2, "raising", None),
+        (4, "active", "raised"),
+        (6, "clearing", None),
+        (9, "normal", "cleared"),
+    ]
+
+
+def test_the_on_delay_wants_the_condition_without_a_break() -> None:
+    assert run(RULE, [(1, 29), (2, 31), (3, 29), (4, 29), (5, 29)])[-2:] == [
+        (3, "raising", None),
+        (5, "active", "raised"),
+    ]
+
+
+def test_the_off_delay_starts_again_when_the_value_falls_back_into_the_deadband() -> None:
+    rule = msgspec.structs.replace(RULE, on_delay=0)
+    series = [(1, 29), (2, 36), (3, 36), (4, 34), (5, 36), (6, 36), (7, 36), (8, 36)]
+    assert run(rule, series) == [
+        (1, "active", "raised"),
+        (2, "clearing", None),
+        (4, "active", None),
+        (5, "clearing", None),
+        (8, "normal", "cleared"),
+    ]
+
+
+def test_delays_count_cycle_numbers_and_not_readings() -> None:
+    assert run(RULE, [(10, 29), (15, 29)]) == [(10, "raising", None), (15, "active", "raised")]
+
+
+def test_without_delays_one_prediction_raises_and_one_clears() -> None:
+    rule = RulAlarm(name="x", below=30)
+    assert run(rule, [(1, 30), (2, 29.99), (3, 30)]) == [
+        (1, "normal", None),
+        (2, "active", "raised"),
+        (3, "normal", "cleared"),
+    ]
+
+
+def test_health_looks_at_the_probability_of_its_classes_together() -> None:
+    rule = HealthAlarm(name="bad", classes=["degrading", "critical"], probability=0.6, deadband=0.2)
+    alarms = Alarms([rule])
+    states = []
+    for cycle, critical in enumerate([0.1, 0.5, 0.3, 0.15]):
+        probabilities = {"healthy": 0.8 - critical, "degrading": 0.2, "critical": critical}
+        states += [c.status.state for c in alarms.predicted(ASSET, 0, cycle, None, 100.0, probabilities)]
+    assert states == [State.NORMAL, State.ACTIVE, State.NORMAL]
+
+
+def test_a_new_life_clears_with_an_event_only_what_was_an_alarm() -> None:
+    alarms = Alarms([msgspec.structs.replace(RULE, name="slow"), RulAlarm(name="fast", below=30)])
+    alarms.predicted(ASSET, 0, 1, None, 10.0, {})
+    changes = alarms.new_life(ASSET, 1, 1, 5)
+    assert [(c.rule.name, c.status.state, c.event) for c in changes] == [
+        ("slow", State.NORMAL, None),
+        ("fast", State.NORMAL, Transition.CLEARED),
+    ]
+    assert alarms.new_life(ASSET, 2, 1, 6) == []
+    assert alarms.new_life(Asset("never seen"), 1, 1, 6) == []
+
+
+def test_assets_do_not_share_states() -> None:
+    alarms = Alarms([RulAlarm(name="x", below=30)])
+    alarms.predicted(ASSET, 0, 1, None, 10.0, {})
+    (other,) = alarms.predicted(Asset("pump-2"), 0, 1, None, 50.0, {})
+    assert other.status.state is State.NORMAL
+
+
+def test_every_state_can_be_left_and_every_event_is_of_a_real_change() -> None:
+    for (state, _), (target, event) in TABLE.items():
+        assert target is not state
+        assert (event is Transition.RAISED) == (target is State.ACTIVE and state is State.RAISING)
+    assert {state for state, _ in TABLE} == set(State)
+    assert all((state, Signal.NEW_LIFE) in TABLE for state in State if state is not State.NORMAL)
+
+
+def test_a_health_deadband_that_could_never_clear_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="never clears"):
+        msgspec.convert(
+            {"watch": "health", "name": "x", "classes": ["c"], "probability": 0.3, "deadband": 0.3},
+            RulAlarm | HealthAlarm,
+        )
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(1, 3), st.sampled_from([10.0, 32.0, 50.0])), min_size=1, max_size=40),
+    on=st.integers(0, 4),
+    off=st.integers(0, 4),
+)
+def test_against_an_oracle_that_looks_back_over_the_series(steps: list[tuple[int, float]], on: int, off: int) -> None:
+    """An alarm is on at a cycle if an unbroken run below the limit lasted `on` cycles since it was last off, and no
+    unbroken run above the deadband has lasted `off` cycles since."""
+    rule = RulAlarm(name="x", below=30, deadband=5, on_delay=on, off_delay=off)
+    cycle, series = 0, []
+    for step, rul in steps:
+        cycle += step
+        series.append((cycle, rul))
+    active, run_start, expected = False, None, []
+    for at, rul in series:
+        towards = rul >= 35 if active else rul < 30
+        if not towards:
+            run_start = None
+            continue
+        run_start = at if run_start is None else run_start
+        if at - run_start >= (off if active else on):
+            active, run_start = not active, None
+            expected.append((at, "raised" if active else "cleared"))
+    assert [(at, event) for at, _, event in run(rule, series) if event] == expected

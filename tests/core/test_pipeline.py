@@ -1,0 +1,208 @@
+"""The whole corridor without a broker, a clock or an engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_rul.core.alarm import RulAlarm
+from edge_rul.core.normalise import Array, ZScore
+from edge_rul.core.outgoing import Message, Outgoing
+from edge_rul.core.payload import Decoder
+from edge_rul.core.pipeline import Pipeline
+from edge_rul.core.prediction import BundleId, EngineId, Model
+from edge_rul.core.tail import Tail
+from edge_rul.core.topic import Template
+from edge_rul.errors import Reason
+
+T = 3
+NOW = 1_767_225_600_000
+
+
+def make(max_batch: int = 4, max_assets: int = 100) -> Pipeline:
+    return Pipeline(
+        model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "cycles", ("good", "bad"), ("p", "q")),
+        window=T,
+        normaliser=ZScore(mean=[10.0, 0.0], std=[2.0, 0.0]),
+        low=[0.0, 0.0],
+        high=[100.0, 1.0],
+        decoder=Decoder(["p", "q"], [Template("in/{asset}")], command=Template("cmd"), hold=["p"]),
+        outgoing=Outgoing(Template("out/{asset}/p"), Template("out/{asset}/a/{alarm}"), Template("out/{asset}/e")),
+        rules=[RulAlarm(name="low", below=20)],
+        max_batch=max_batch,
+        max_assets=max_assets,
+    )
+
+
+def engine(x: Array) -> tuple[Array, Array]:
+    """RUL is the window's last raw p; the logits tell whether it is below 20."""
+    rul = x[:, -1, 0] * 2 + 10  # (B,)
+    return rul, np.stack([rul - 20, 20 - rul], axis=1).astype(np.float32)  # (B,), (B, 2)
+
+
+def send(pipeline: Pipeline, tail: Tail, asset: str, cycle: int, p: float | None, q: float = 0.5, **more: Any) -> None:
+    payload = json.dumps({"cycle": cycle, "values": {"p": p, "q": q}, **more}).encode()
+    tail.append(pipeline.decode(f"in/{asset}", payload, NOW).entries)
+
+
+def drain(pipeline: Pipeline, tail: Tail) -> list[Message]:
+    messages: list[Message] = []
+    while (batch := pipeline.fill(tail)) is not None:
+        messages += pipeline.complete(batch, *engine(batch.x))
+    return messages
+
+
+def predictions(messages: list[Message]) -> list[dict[str, Any]]:
+    return [json.loads(m.payload) for m in messages if m.topic.endswith("/p")]
+
+
+def test_the_walk_from_readings_to_a_retained_prediction() -> None:
+    pipeline, tail = make(), Tail(100)
+    for cycle in range(1, 5):
+        send(pipeline, tail, "x", cycle, 40.0 + cycle, ts=NOW + cycle)
+    messages = drain(pipeline, tail)
+    first, second = predictions(messages)
+    assert (first["asset"], first["life"], first["cycle"], first["revision"]) == ("x", 0, 3, 0)
+    assert first["ts"] == "2026-01-01T00:00:00.003Z"
+    assert first["rul"] == pytest.approx(43.0)
+    assert second["rul"] == pytest.approx(44.0)
+    assert first["health"]["class"] == "good"
+    assert sum(first["health"]["probabilities"].values()) == pytest.approx(1.0)
+    assert first["quality"] == {"state": "good", "held": 0, "missing_cycles": 0, "outside": []}
+    assert [(m.topic, m.retain, m.qos, m.seq) for m in messages] == [
+        ("out/x/p", True, 1, 3),
+        ("out/x/a/low", True, 1, 3),
+        ("out/x/p", True, 1, 4),
+    ]
+
+
+def test_quality_tells_what_is_wrong_with_a_window() -> None:
+    pipeline, tail = make(), Tail(100)
+    send(pipeline, tail, "x", 1, 50.0)
+    send(pipeline, tail, "x", 2, None)
+    send(pipeline, tail, "x", 5, 111.0, q=9.0)
+    (found,) = predictions(drain(pipeline, tail))
+    assert found["quality"] == {"state": "uncertain", "held": 1, "missing_cycles": 2, "outside": ["p", "q"]}
+    assert pipeline.counts["gaps"] == 2
+
+
+def test_an_alarm_event_is_not_retained_and_stands_before_the_state() -> None:
+    pipeline, tail = make(), Tail(100)
+    for cycle, p in enumerate([50, 50, 50, 10, 50], start=1):
+        send(pipeline, tail, "x", cycle, p)
+    alarms = [m for m in drain(pipeline, tail) if not m.topic.endswith("/p")]
+    assert [(m.topic, m.retain) for m in alarms] == [
+        ("out/x/a/low", True),
+        ("out/x/e", False),
+        ("out/x/a/low", True),
+        ("out/x/e", False),
+        ("out/x/a/low", True),
+    ]
+    raised = json.loads(alarms[1].payload)
+    assert (raised["event"], raised["id"], raised["value"]) == ("raised", "x/0/4/low/raised", 10.0)
+
+
+def test_a_new_life_clears_the_alarm_in_order_of_seq() -> None:
+    pipeline, tail = make(max_batch=100), Tail(100)
+    for cycle in range(1, 5):
+        send(pipeline, tail, "x", cycle, 10.0, ts=NOW + cycle)
+    send(pipeline, tail, "x", 1, 90.0, ts=NOW + 50)
+    send(pipeline, tail, "x", 2, 90.0, ts=NOW + 51)
+    send(pipeline, tail, "x", 3, 90.0, ts=NOW + 52)
+    events = [json.loads(m.payload) for m in drain(pipeline, tail) if m.topic.endswith("/e")]
+    assert [(e["event"], e["life"], e["cycle"]) for e in events] == [("raised", 0, 3), ("cleared", 1, 1)]
+
+
+def test_a_reset_command_rides_in_order() -> None:
+    pipeline, tail = make(), Tail(100)
+    for cycle in range(1, 4):
+        send(pipeline, tail, "x", cycle, 10.0)
+    tail.append(pipeline.decode("cmd", b'{"command": "reset", "asset": "x"}', NOW).entries)
+    for cycle in range(1, 4):
+        send(pipeline, tail, "x", cycle, 50.0)
+    messages = drain(pipeline, tail)
+    assert [(p["life"], p["cycle"]) for p in predictions(messages)] == [(0, 3), (1, 3)]
+    assert [json.loads(m.payload)["event"] for m in messages if m.topic.endswith("/e")] == ["raised", "cleared"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_an_answer_that_is_not_finite_is_refused_and_counted(bad: float) -> None:
+    pipeline, tail = make(), Tail(100)
+    for cycle in range(1, 5):
+        send(pipeline, tail, "x", cycle, 50.0)
+    batch = pipeline.fill(tail)
+    assert batch is not None
+    rul, logits = engine(batch.x)
+    rul[0] = bad
+    assert [p["cycle"] for p in predictions(pipeline.complete(batch, rul, logits))] == [4]
+    assert pipeline.dropped[Reason.ENGINE_NOT_FINITE] == 1
+
+
+def test_batches_have_at_most_max_batch_windows_and_say_what_they_answer() -> None:
+    pipeline, tail = make(max_batch=2), Tail(100)
+    for cycle in range(1, 8):
+        send(pipeline, tail, "x", cycle, 50.0)
+    sizes, uptos = [], []
+    while (batch := pipeline.fill(tail)) is not None:
+        sizes.append(len(batch.x))
+        uptos.append(batch.upto)
+        assert len(batch.due) == len(batch.x)
+        pipeline.complete(batch, *engine(batch.x))
+    assert sizes == [2, 2, 1]
+    assert uptos == [4, 6, 7]
+
+
+def test_entries_without_a_window_are_answered_too() -> None:
+    pipeline, tail = make(), Tail(100)
+    send(pipeline, tail, "x", 1, 50.0)
+    batch = pipeline.fill(tail)
+    assert batch is not None
+    assert (len(batch.x), batch.upto) == (0, 1)
+    assert pipeline.fill(tail) is None
+
+
+def test_every_reading_is_accounted_for() -> None:
+    pipeline, tail = make(max_assets=2), Tail(100)
+    for asset in ("x", "y", "z"):
+        send(pipeline, tail, asset, 1, 50.0)
+        send(pipeline, tail, asset, 1, 50.0)
+    tail.append(pipeline.decode("in/x", b"nonsense", NOW).entries)
+    drain(pipeline, tail)
+    assert pipeline.counts["readings"] == 6
+    assert pipeline.dropped == {Reason.DUPLICATE: 2, Reason.TOO_MANY_ASSETS: 2, Reason.NOT_JSON: 1}
+    assert pipeline.assets == 2
+
+
+def test_a_constant_input_normalises_to_zero() -> None:
+    x = ZScore(mean=[10.0, 5.0], std=[2.0, 0.0]).apply(np.array([[12.0, 99.0]], np.float32))
+    np.testing.assert_array_equal(x, [[1.0, 0.0]])
+
+
+@settings(max_examples=100)
+@given(
+    order=st.lists(st.integers(0, 4), min_size=1, max_size=60),
+    max_batch=st.integers(1, 7),
+    cuts=st.sets(st.integers(0, 60)),
+)
+def test_what_is_published_does_not_depend_on_where_batches_end(
+    order: list[int], max_batch: int, cuts: set[int]
+) -> None:
+    """order: which asset sends its next cycle. cuts: after which readings the tail is drained."""
+    published = []
+    for size, ends in ((1000, set[int]()), (max_batch, cuts)):
+        pipeline, tail = make(max_batch=size), Tail(1000)
+        cycles = [0] * 5
+        messages: list[Message] = []
+        for index, asset in enumerate(order):
+            cycles[asset] += 1
+            send(pipeline, tail, f"a{asset}", cycles[asset], 15.0 + (index * 7) % 11)
+            if index in ends:
+                messages += drain(pipeline, tail)
+        messages += drain(pipeline, tail)
+        published.append([(m.topic, m.payload, m.retain, m.seq) for m in messages])
+    assert published[0] == published[1]
