@@ -13,9 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import pytest
 
+from bundles import make_bundle
+from edge_rul.bundle import Bundle
+
 ROOT = Path(__file__).parent.parent
+
+# No deadline: a slow machine is no failure.
+hypothesis.settings.register_profile("edge_rul", deadline=None)
+hypothesis.settings.load_profile("edge_rul")
 
 
 def absent(what: str) -> None:
@@ -38,6 +46,12 @@ def data_dir() -> Path:
 def shipped_bundle() -> Path:
     """The trained bundle of the repository."""
     return ROOT / "bundles" / "cmapss_fd001"
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of `bundles.make_bundle`, 3 inputs and a window of 5. For reading only; copy it to alter it."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 def free_port() -> int:

@@ -31,7 +31,7 @@ class Applied(msgspec.Struct, frozen=True):
 class _Life(msgspec.Struct):
     """Where an asset stands. The row of its ring never changes. empty: no reading since the life began.
 
-    since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to the life before.
+    since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to a life before.
     """
 
     row: int
@@ -105,7 +105,7 @@ class Lives:
 
     def _end(self, life: _Life, since: int | None) -> None:
         self._rings.clear(life.row)
-        life.since, life.old_cycle = since, life.last_cycle
+        life.since, life.old_cycle = since, max(life.old_cycle, life.last_cycle)
         life.number += 1
         life.empty = True
         life.last_time = None
