@@ -1,0 +1,37 @@
+"""Windows as another sensor set would have seen them.
+
+Owns the augmentation of normalised windows in training. Must not know labels, the network or raw units.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import torch
+from torch import Tensor
+
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """In units of each sensor's training deviation; 0 leaves a step out.
+
+    noise:          deviation of independent noise on every value
+    offset:         deviation of an offset for each sensor that is constant over the window: engines differ by a level
+                    that says nothing of their wear, and two fleets' sensors are calibrated differently
+    sensor_dropout: probability that a sensor reads its training mean for the whole window
+    """
+
+    noise: NotNegative = 0.0
+    offset: NotNegative = 0.0
+    sensor_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+
+
+def augment(x: Tensor, settings: AugmentSettings, random: torch.Generator) -> Tensor:
+    """(B, T, F) normalised windows -> (B, T, F), a new tensor; `random` advances equally for equal shapes."""
+    B, T, F = x.shape
+    noise = torch.randn((B, T, F), generator=random) * settings.noise  # (B, T, F)
+    offset = torch.randn((B, 1, F), generator=random) * settings.offset  # (B, 1, F)
+    kept = torch.rand((B, 1, F), generator=random) >= settings.sensor_dropout  # (B, 1, F)
+    return (x + noise + offset) * kept  # (B, T, F)

@@ -1,0 +1,81 @@
+"""What a bundle is worth on lives that it has not seen.
+
+Owns the standard protocol and the predictions that it judges: the bundle's own graph, normaliser and engine, so that
+what ships is what is measured. Must not need torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edge_rul.bundle import Bundle
+from edge_rul.core.normalise import Array
+from edge_rul.engines import infer_all, open_engine
+from edge_rul.errors import BundleError
+from edge_rul.training import dataset
+from edge_rul.training.metrics import scores
+from edge_rul.training.table import Table
+from edge_rul.training.windows import labels, last_windows
+
+BATCH = 64  # ONNX Runtime is fastest between 16 and 64
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Figures by the standard protocol: the last window of each test life, its label capped.
+
+    padded: lives shorter than the window, padded at the front by repeating their first reading. rmse, mae, bias, cap
+    in `unit`; bias is predicted - true.
+    """
+
+    bundle: str
+    sha256: str
+    subset: str
+    engines: int
+    padded: int
+    unit: str
+    cap: float
+    rmse: float
+    mae: float
+    bias: float
+    nasa_score: float
+    accuracy: float
+    macro_f1: float
+
+
+def predict_windows(bundle: Bundle, raw_windows: Array, *, threads: int = 0) -> tuple[Array, Array]:
+    """(N, T, F) raw readings -> rul (N,) in the bundle's unit and logits (N, C), as the daemon computes them.
+
+    The graph is verified on the bundle's golden windows first; raises EngineError where it disagrees.
+    """
+    with open_engine("auto", bundle, max_batch=BATCH, threads=threads) as engine:
+        return infer_all(engine, bundle.manifest.normaliser.apply(raw_windows))
+
+
+def load_table(bundle: Bundle, data_dir: Path, part: dataset.Part) -> Table:
+    """The lives of the data set that the bundle was trained on, with the bundle's inputs. Raises DataError."""
+    manifest = bundle.manifest
+    try:
+        settings = msgspec.convert(manifest.training["dataset"], dataset.DatasetSettings)
+    except (KeyError, msgspec.ValidationError) as e:
+        raise BundleError("evaluate", str(bundle.path), f"training.dataset names no data set: {e}") from e
+    return dataset.load(settings, data_dir, part, [i.name for i in manifest.inputs])
+
+
+def evaluate(bundle: Bundle, data_dir: Path, *, threads: int = 0) -> Report:
+    """Judge the bundle on the test lives in `data_dir`. Raises DataError, BundleError or EngineError."""
+    manifest = bundle.manifest
+    windows = last_windows(load_table(bundle, data_dir, "test"), manifest.window)
+    true = labels(windows, manifest.rul.max, manifest.classes)
+    rul, logits = predict_windows(bundle, windows.raw(), threads=threads)
+    return Report(
+        bundle=manifest.name,
+        sha256=bundle.sha256,
+        subset=manifest.training["dataset"]["subset"],
+        engines=len(windows),
+        padded=int((windows.padding > 0).sum()),
+        unit=manifest.rul.unit,
+        cap=manifest.rul.max,
+        **msgspec.structs.asdict(scores(rul, logits, true.rul, true.health)),
+    )

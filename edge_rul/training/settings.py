@@ -1,0 +1,123 @@
+"""The training configuration.
+
+Owns its shape and what one key says of another. Everything that decides how good a model becomes stands here and
+nothing in code; an unknown key is an error. Must not read data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edge_rul.bundle import HealthClass, Rul
+from edge_rul.training.augment import AugmentSettings
+from edge_rul.training.dataset import DatasetSettings
+from edge_rul.training.losses import LossSettings
+from edge_rul.yaml_file import load_yaml
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+
+
+class InputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input of the model, by the data set's name for it. unit: "-" where it has none."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    unit: str
+    description: str = ""
+
+
+class ValidationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """share: of the assets, held out from training and from the normaliser, by `seed`."""
+
+    share: Share = 0.15
+    seed: int = 0
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """DualTaskModel's widths; the defaults are the published model's."""
+
+    lstm_hidden: Count = 256
+    num_heads: Count = 8
+    shared_dim: Count = 32
+
+    def __post_init__(self) -> None:
+        if 2 * self.lstm_hidden % self.num_heads:
+            raise ValueError(
+                f"num_heads is {self.num_heads}, expected a divisor of 2 * lstm_hidden = {2 * self.lstm_hidden}"
+            )
+
+
+class AdamWSettings(msgspec.Struct, frozen=True, tag="adamw", tag_field="name", forbid_unknown_fields=True):
+    """Loshchilov and Hutter, arXiv 1711.05101. clip: largest norm of the gradient, 0 for no limit."""
+
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    clip: Annotated[float, Meta(ge=0)] = 1.0
+
+
+class OneCycleSettings(msgspec.Struct, frozen=True, tag="onecycle", tag_field="name", forbid_unknown_fields=True):
+    """Smith and Topin, arXiv 1708.07120: up to `learning_rate` over `warmup` of all steps, then down along a cosine.
+
+    start, end: the first and the last rate as a share of the highest.
+    """
+
+    learning_rate: Positive = 0.001
+    warmup: Share = 0.2
+    start: Share = 0.04
+    end: Share = 0.000004
+
+
+class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the network is fitted.
+
+    epochs:    passes over all training windows
+    batch:     windows a step
+    ema:       decay of the weights' moving average, which is the model that ships; 0 keeps the last step's weights
+    precision: bfloat16 runs the network under autocast; the weights, the loss and all evaluation stay float32
+    """
+
+    epochs: Count
+    batch: Annotated[int, Meta(ge=2)]
+    optimiser: AdamWSettings
+    schedule: OneCycleSettings
+    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    precision: Literal["float32", "bfloat16"] = "float32"
+    augment: AugmentSettings = AugmentSettings()
+
+
+class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file. window, stride: in readings. rul.max caps the labels; classes are told by RUL thresholds."""
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9_]+$")]
+    description: str
+    dataset: DatasetSettings
+    inputs: Annotated[list[InputSettings], Meta(min_length=1)]
+    window: Count
+    rul: Rul
+    classes: Annotated[list[HealthClass], Meta(min_length=2)]
+    loss: LossSettings
+    recipe: RecipeSettings
+    stride: Count = 1
+    validation: ValidationSettings = ValidationSettings()
+    model: ModelSettings = ModelSettings()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = [i.name for i in self.inputs]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"inputs name a sensor twice: {', '.join(sorted(twice))}")
+        above = [c.above for c in self.classes]
+        limits = [a for a in above[:-1] if a is not None]
+        if above[-1] is not None or len(limits) != len(above) - 1:
+            raise ValueError(f"classes are above {above}, expected a limit for each but the last, which takes the rest")
+        if limits != sorted(set(limits), reverse=True) or not 0 <= limits[-1] <= limits[0] < self.rul.max:
+            raise ValueError(f"classes are above {limits}, expected falling limits from 0 to below rul.max")
+
+
+def load_settings(path: Path) -> TrainingSettings:
+    """Raises ConfigError with file:line, dotted key, what was found and what was expected."""
+    return load_yaml(path, TrainingSettings)

@@ -1,0 +1,82 @@
+"""Readings of whole lives as one table, and its split by assets.
+
+Owns what a data set is to training, evaluation and calibration, whatever format it came in. Must not know formats,
+windows, the network or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edge_rul.core.normalise import Array
+from edge_rul.errors import DataError
+
+Index = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """N readings, sorted so that each life is one run of rows with its cycles in order.
+
+    asset:          (N,) names
+    life:           (N,) counted from 0 for each asset
+    cycle:          (N,)
+    inputs:         (N, F) float32, raw, in the configuration's order and units
+    rul:            (N,) float32, life left after the reading, in the data set's unit, not capped
+    is_lower_bound: (N,) True where the life was not seen to fail: it lasts at least `rul` longer
+    files:          sha256 of each file that was read, by its name
+    """
+
+    asset: npt.NDArray[np.str_]
+    life: Index
+    cycle: Index
+    inputs: Array
+    rul: Array
+    is_lower_bound: Mask
+    files: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.asset)
+
+    @property
+    def starts(self) -> Index:
+        """(L,) the first row of each of the L lives."""
+        new = (self.asset[1:] != self.asset[:-1]) | (self.life[1:] != self.life[:-1])
+        return np.concatenate([[0], np.flatnonzero(new) + 1]).astype(np.int64) if len(self) else np.zeros(0, np.int64)
+
+    @property
+    def assets(self) -> list[str]:
+        """Every asset once, in the table's order."""
+        return list(dict.fromkeys(self.asset.tolist()))
+
+    def of(self, assets: Collection[str]) -> Table:
+        """The rows of these assets only."""
+        keep = np.isin(self.asset, list(assets))
+        return Table(
+            asset=self.asset[keep],
+            life=self.life[keep],
+            cycle=self.cycle[keep],
+            inputs=self.inputs[keep],
+            rul=self.rul[keep],
+            is_lower_bound=self.is_lower_bound[keep],
+            files=self.files,
+        )
+
+
+def split(table: Table, share: float, seed: int) -> tuple[Table, Table]:
+    """(fit, held out): `share` of the assets, at least one, drawn by `seed`, is held out.
+
+    Whole assets move, never windows: two windows of one life overlap in all cycles but a few, so a split of windows
+    would measure how well the network remembers. Raises DataError when no asset would be left to learn from.
+    """
+    assets = table.assets
+    count = max(1, round(share * len(assets)))
+    if count >= len(assets):
+        raise DataError("split", f"{len(assets)} assets", f"{count} held out leave none to learn from")
+    drawn = np.random.default_rng(seed).permutation(len(assets))[:count]
+    held_out = {assets[i] for i in drawn}
+    return table.of([a for a in assets if a not in held_out]), table.of(held_out)

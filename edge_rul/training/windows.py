@@ -1,0 +1,115 @@
+"""Windows of a table, and their labels.
+
+Owns which windows a table has, how a short life is padded, and what RUL and class a window stands for. Must not know
+data formats, the network or torch. Windows are rows' numbers; readings are gathered when they are needed, since the
+windows of stride 1 hold every reading T times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from edge_rul.bundle import HealthClass
+from edge_rul.core.normalise import Array
+from edge_rul.training.table import Index, Mask, Table
+
+UNKNOWN = -1  # the class of a life that was not seen to its end, where its bound does not tell
+
+
+class Windows(msgspec.Struct, frozen=True):
+    """N windows of T readings of a table.
+
+    first: (N,) row of the first reading of each window's life. last: (N,) row of each window's last reading.
+    """
+
+    table: Table
+    length: int
+    first: Index
+    last: Index
+
+    def __len__(self) -> int:
+        return len(self.last)
+
+    def rows(self, select: Index | slice = slice(None)) -> Index:
+        """(n, T) rows of the selected windows, oldest first.
+
+        What would lie before a life's first reading is that first reading again: a short life is padded at the front
+        by repeating its first cycle, as if the asset had stood still before.
+        """
+        steps = np.arange(1 - self.length, 1)  # (T,) ..., -2, -1, 0
+        rows: Index = np.maximum(self.last[select, None] + steps, self.first[select, None])  # (n, T)
+        return rows
+
+    def raw(self, select: Index | slice = slice(None)) -> Array:
+        """(n, T, F) raw readings of the selected windows."""
+        return self.table.inputs[self.rows(select)]
+
+    def keys(self) -> list[tuple[str, int, int]]:
+        """(asset, life, cycle) of each window's last reading, which is a prediction's key."""
+        t = self.table
+        return list(
+            zip(t.asset[self.last].tolist(), t.life[self.last].tolist(), t.cycle[self.last].tolist(), strict=True)
+        )
+
+    @property
+    def padding(self) -> Index:
+        """(N,) how many readings of each window are repeats of its life's first."""
+        padding: Index = np.maximum(0, self.length - 1 - (self.last - self.first))  # (N,)
+        return padding
+
+
+def full_windows(table: Table, length: int, stride: int = 1) -> Windows:
+    """Every window that lies wholly within a life, in the table's order.
+
+    With a stride above 1 they are counted back from each life's last reading, so that the end of life, which matters
+    most, is never skipped.
+    """
+    first, last = [], []
+    for start, stop in _lives(table):
+        ends = np.arange(stop - 1, start + length - 2, -stride, dtype=np.int64)[::-1]  # (n,)
+        first.append(np.full(len(ends), start, np.int64))
+        last.append(ends)
+    nothing = np.zeros(0, np.int64)
+    return Windows(table, length, np.concatenate([nothing, *first]), np.concatenate([nothing, *last]))
+
+
+def last_windows(table: Table, length: int) -> Windows:
+    """The last window of each life, padded where the life is shorter than `length` (the standard test protocol)."""
+    lives = _lives(table)
+    first = np.array([start for start, _ in lives], np.int64)
+    last = np.array([stop - 1 for _, stop in lives], np.int64)
+    return Windows(table, length, first, last)
+
+
+def _lives(table: Table) -> list[tuple[int, int]]:
+    starts = table.starts.tolist()
+    return list(zip(starts, [*starts[1:], len(table)], strict=True))
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """What N windows are to answer.
+
+    rul:            (N,) float32, life left after the window's last cycle, capped, in the configuration's unit
+    is_lower_bound: (N,) True where the life was not seen to fail, so that it lasts at least `rul` longer
+    health:         (N,) class index, or UNKNOWN
+    """
+
+    rul: Array
+    is_lower_bound: Mask
+    health: Index
+
+
+def labels(windows: Windows, max_rul: float, classes: Sequence[HealthClass]) -> Labels:
+    """RUL capped at `max_rul`, and the class by the thresholds of `classes`: the first whose `above` the RUL passes.
+
+    A lower bound tells the class only where it passes the first threshold: more life cannot change that class.
+    """
+    left = windows.table.rul[windows.last]  # (N,)
+    bound = windows.table.is_lower_bound[windows.last]  # (N,)
+    thresholds = [c.above for c in classes if c.above is not None]
+    health = (left[:, None] <= np.array(thresholds, np.float32)).sum(axis=1)  # (N,) thresholds that are not passed
+    health[bound & (health > 0)] = UNKNOWN
+    return Labels(np.minimum(left, np.float32(max_rul)), bound & (left < max_rul), health.astype(np.int64))

@@ -1,0 +1,177 @@
+"""From files to a bundle to figures, with a tiny model; and that nothing leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_rul import bundle as bundles
+from edge_rul.core.normalise import ZScore
+from edge_rul.engines import open_engine, verify
+from edge_rul.errors import BundleError
+from edge_rul.model.dual_task_model import load_model
+from edge_rul.training import dataset
+from edge_rul.training.commands import command_line, evaluate_command, train_command
+from edge_rul.training.evaluate import evaluate, load_table, predict_windows
+from edge_rul.training.metrics import nasa_score
+from edge_rul.training.settings import load_settings
+from edge_rul.training.table import split
+from edge_rul.training.windows import full_windows, last_windows
+
+
+@pytest.fixture
+def trained(config: Path, engines: Path, tmp_path: Path) -> bundles.Bundle:
+    assert train_command(config, engines, tmp_path / "bundle") == 0
+    return bundles.load(tmp_path / "bundle")
+
+
+def test_a_run_makes_a_bundle_whose_graph_answers_as_torch_does(
+    trained: bundles.Bundle, config: Path, engines: Path
+) -> None:
+    manifest = trained.manifest
+    assert len(trained.golden.rul) == 16
+    with open_engine("auto", trained) as engine:
+        rul_error, logits_error = verify(engine, trained)
+    assert rul_error < 1e-4
+    assert logits_error < 1e-5
+    model = load_model(trained.weights, manifest.network)
+    assert model.c_in == 4
+
+    chosen = load_settings(config)
+    table = dataset.load(chosen.dataset, engines, "train", [i.name for i in chosen.inputs])
+    training, validation = split(table, chosen.validation.share, chosen.validation.seed)
+    assert manifest.normaliser == ZScore.fit(training.inputs)
+    assert [(i.low, i.high) for i in manifest.inputs] == list(
+        zip(training.inputs.min(axis=0).tolist(), training.inputs.max(axis=0).tolist(), strict=True)
+    )
+    # Golden windows are validation windows, an end of life among them.
+    held_out = full_windows(validation, chosen.window).raw()
+    for window in trained.golden.windows:
+        assert (window == held_out).all(axis=(1, 2)).any()
+
+    made = manifest.training
+    assert made["configuration"]["sha256"] == hashlib.sha256(config.read_bytes()).hexdigest()
+    assert made["files"] == {
+        "train_FD001.txt": hashlib.sha256((engines / "train_FD001.txt").read_bytes()).hexdigest(),
+    }
+    assert (made["assets"], made["held_out"], len(made["epochs"])) == (6, 2, 2)
+    assert manifest.validation["assets"] == validation.assets
+    assert {"rmse", "accuracy", "macro_f1", "windows"} <= set(manifest.validation)
+    # Nothing of this machine.
+    assert str(config.parent) not in (trained.path / bundles.MANIFEST).read_text()
+
+
+def test_evaluation_is_the_standard_protocol_on_what_ships(
+    trained: bundles.Bundle, engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows = last_windows(load_table(trained, engines, "test"), 10)
+    rul, logits = predict_windows(trained, windows.raw())
+    d = rul.astype(float) - [12, 40, 0]
+    report = evaluate(trained, engines)
+    assert report.rmse == pytest.approx(np.sqrt(np.mean(d**2)))
+    assert report.nasa_score == pytest.approx(nasa_score(d))
+    assert report.accuracy == np.mean(logits.argmax(axis=1) == [1, 0, 2])
+    assert (report.engines, report.padded) == (3, 1)
+
+    capsys.readouterr()
+    assert evaluate_command(trained.path, engines, json=True) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    told = json.loads(printed)
+    assert {"subset", "engines", "rmse", "nasa_score", "accuracy", "macro_f1"} <= set(told)
+    assert (told["subset"], told["engines"], told["rmse"]) == ("FD001", 3, report.rmse)
+    assert evaluate_command(trained.path, engines, json=False) == 0
+    text = capsys.readouterr().out
+    assert f"RMSE                 {report.rmse:.2f} cycles" in text
+    assert "1 of them shorter than the window and padded" in text
+
+
+def test_validation_and_test_engines_teach_nothing(
+    trained: bundles.Bundle, config: Path, engines: Path, tmp_path: Path
+) -> None:
+    """With their rows changed, the normaliser, the weights and the graph come out the same to the last byte."""
+    held_out = set(trained.manifest.validation["assets"])
+    path = engines / "train_FD001.txt"
+    rows = [line.split() for line in path.read_text().splitlines()]
+    changed = [[*r[:5], *(f"{float(v) * 3 + 7:.4f}" for v in r[5:])] if r[0] in held_out else r for r in rows]
+    path.write_text("\n".join(" ".join(r) for r in changed))
+    for name in ("test_FD001.txt", "RUL_FD001.txt"):
+        (engines / name).write_text("not to be read\n")
+    train_command(config, engines, tmp_path / "again")
+    again = bundles.load(tmp_path / "again").manifest
+    first = trained.manifest
+    assert again.normaliser == first.normaliser
+    assert again.inputs == first.inputs
+    for name in (bundles.WEIGHTS, bundles.GRAPH):
+        assert again.files[name] == first.files[name]
+    assert again.files[bundles.GOLDEN] != first.files[bundles.GOLDEN]
+    assert again.validation["rmse"] != first.validation["rmse"]
+
+
+def test_another_unit_is_trained_on_the_common_scale_and_folded_back(
+    config: Path, engines: Path, trained: bundles.Bundle, tmp_path: Path
+) -> None:
+    """Days in place of cycles: labels 24 times larger, the cap and the limits too, give answers 24 times larger."""
+    text = config.read_text().replace("max: 40", "max: 960").replace("above: 25", "above: 600")
+    config.write_text(text.replace("above: 10", "above: 240").replace("unit: cycles", "unit: hours"))
+    with pytest.MonkeyPatch.context() as patch:
+        load = dataset.LOADERS["cmapss"]
+
+        def in_hours(*args: object) -> object:
+            table = load(*args)  # type: ignore[arg-type]
+            table.rul[:] *= 24
+            return table
+
+        patch.setitem(dataset.LOADERS, "cmapss", in_hours)
+        train_command(config, engines, tmp_path / "hours")
+    hours = bundles.load(tmp_path / "hours")
+    assert np.allclose(hours.golden.rul, 24 * trained.golden.rul, rtol=2e-3, atol=0.1)
+    assert hours.manifest.tolerance["float32"].rul == pytest.approx(1e-3 * 960 / 125)
+
+
+def test_an_existing_directory_is_not_overwritten(config: Path, engines: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    for force in (False, True):  # force replaces bundles only
+        with pytest.raises(BundleError, match="exists already"):
+            train_command(config, engines, out, force=force)
+    assert (out / "thesis.txt").exists()
+
+
+def test_the_recorded_command_names_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = "edge-rul train configs/a.yaml --data DIR --out bundles/a"
+    assert command_line(Path("configs/a.yaml"), Path("bundles/a"), None) == wanted
+    assert command_line(tmp_path / "configs/a.yaml", tmp_path / "bundles/a", None) == wanted
+    assert command_line(Path("/elsewhere/a.yaml"), Path("../b"), 2) == (
+        "edge-rul train a.yaml --data DIR --out b --threads 2"
+    )
+
+
+def test_evaluation_needs_no_torch(trained: bundles.Bundle, engines: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from edge_rul.training.commands import evaluate_command; "
+        f"evaluate_command(Path({str(trained.path)!r}), Path({str(engines)!r}), json=True); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_a_tiny_model_learns_from_real_engines(config: Path, data_dir: Path, tmp_path: Path) -> None:
+    """A few real engines, from NASA's file to a bundle that beats the constant answer."""
+    rows = (data_dir / "cmapss" / "train_FD001.txt").read_text().splitlines(keepends=True)
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "train_FD001.txt").write_text("".join(r for r in rows if int(r.split()[0]) <= 10))
+    text = config.read_text().replace("max: 40", "max: 125").replace("above: 25", "above: 80").replace("P2", "T50")
+    config.write_text(text.replace("above: 10", "above: 30").replace("epochs: 2", "epochs: 3"))
+    train_command(config, few, tmp_path / "real")
+    bundle = bundles.load(tmp_path / "real")
+    assert bundle.manifest.validation["rmse"] < 35  # always answering the mean gives 42

@@ -1,0 +1,103 @@
+"""Windows, labels and the split: each against cases counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_rul.bundle import HealthClass
+from edge_rul.errors import DataError
+from edge_rul.training import cmapss
+from edge_rul.training.table import Table, split
+from edge_rul.training.windows import UNKNOWN, full_windows, labels, last_windows
+
+CLASSES = [HealthClass("healthy", 80), HealthClass("degrading", 30), HealthClass("critical")]
+
+
+def table(*lives: tuple[str, int, int], left: int = 0, censored: bool = False) -> Table:
+    """(asset, life, readings) each; one input that counts the rows."""
+    n = [length for _, _, length in lives]
+    return Table(
+        asset=np.repeat([asset for asset, _, _ in lives], n),
+        life=np.repeat([life for _, life, _ in lives], n).astype(np.int64),
+        cycle=np.concatenate([np.arange(1, k + 1) for k in n]),
+        inputs=np.arange(sum(n), dtype=np.float32)[:, None],
+        rul=np.concatenate([left + np.arange(k - 1, -1, -1) for k in n]).astype(np.float32),
+        is_lower_bound=np.full(sum(n), censored),
+        files={},
+    )
+
+
+def test_full_windows_lie_within_one_life() -> None:
+    windows = full_windows(table(("a", 0, 5), ("a", 1, 4), ("b", 0, 2), ("b", 1, 3)), 3)
+    assert windows.raw()[:, :, 0].tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4], [5, 6, 7], [6, 7, 8], [11, 12, 13]]
+    assert windows.keys() == [("a", 0, 3), ("a", 0, 4), ("a", 0, 5), ("a", 1, 3), ("a", 1, 4), ("b", 1, 3)]
+    assert windows.padding.tolist() == [0] * 6
+
+
+def test_a_stride_keeps_the_end_of_life() -> None:
+    windows = full_windows(table(("a", 0, 8)), 3, stride=2)
+    assert windows.table.cycle[windows.last].tolist() == [4, 6, 8]
+
+
+def test_no_life_long_enough_gives_no_window() -> None:
+    assert len(full_windows(table(("a", 0, 2)), 3)) == 0
+
+
+def test_a_short_life_is_padded_by_its_first_reading() -> None:
+    windows = last_windows(table(("a", 0, 5), ("b", 0, 2), ("c", 0, 1)), 4)
+    assert windows.raw()[:, :, 0].tolist() == [[1, 2, 3, 4], [5, 5, 5, 6], [7, 7, 7, 7]]
+    assert windows.padding.tolist() == [0, 2, 3]
+
+
+def test_labels_count_from_the_last_cycle_and_are_capped() -> None:
+    windows = full_windows(table(("a", 0, 200)), 30)
+    found = labels(windows, 125, CLASSES)
+    assert len(found.rul) == 171
+    assert found.rul[[0, 45, 46, 170]].tolist() == [125, 125, 124, 0]
+    assert found.rul.dtype == np.float32
+    assert found.health.dtype == np.int64
+
+
+@pytest.mark.parametrize(("left", "health"), [(81, 0), (80, 1), (31, 1), (30, 2), (0, 2), (500, 0)])
+def test_classes_by_thresholds(left: int, health: int) -> None:
+    """healthy > 80 >= degrading > 30 >= critical."""
+    windows = last_windows(table(("a", 0, 1), left=left), 1)
+    assert labels(windows, 125, CLASSES).health.tolist() == [health]
+
+
+@pytest.mark.parametrize(("left", "bound", "health"), [(60, True, UNKNOWN), (81, True, 0), (200, False, 0)])
+def test_a_life_without_failure_gives_a_lower_bound(left: int, bound: bool, health: int) -> None:
+    found = labels(last_windows(table(("a", 0, 1), left=left, censored=True), 1), 125, CLASSES)
+    assert found.is_lower_bound.tolist() == [bound]
+    assert found.health.tolist() == [health]
+
+
+def test_the_split_moves_whole_assets() -> None:
+    lives = table(*((str(i), life, 5) for i in range(20) for life in range(2)))
+    fit, held_out = split(lives, 0.15, seed=1)
+    assert len(held_out.assets) == 3
+    assert not set(fit.assets) & set(held_out.assets)
+    assert len(fit) + len(held_out) == len(lives)
+    assert [len(held_out.of([a])) for a in held_out.assets] == [10, 10, 10]
+    assert split(lives, 0.15, seed=1)[1].assets == held_out.assets
+    assert split(lives, 0.15, seed=2)[1].assets != held_out.assets
+
+
+def test_a_split_that_leaves_nothing_to_learn_from_is_refused() -> None:
+    with pytest.raises(DataError, match="leave none to learn from"):
+        split(table(("a", 0, 5)), 0.5, seed=0)
+
+
+def test_windows_of_the_real_files(data_dir: Path) -> None:
+    train = cmapss.load(data_dir / "cmapss", "FD001", "train", ["T24"])
+    assert len(full_windows(train, 30)) == 20631 - 100 * 29
+    test = cmapss.load(data_dir / "cmapss", "FD001", "test", ["T24"])
+    assert len(full_windows(test, 30)) == 10196
+    assert last_windows(test, 30).padding.max() == 0
+    # FD002's test set holds engines shorter than a window.
+    short = last_windows(cmapss.load(data_dir / "cmapss", "FD002", "test", ["T24"]), 30)
+    assert len(short) == 259
+    assert (short.padding > 0).sum() == sum(1 for n in np.bincount(short.table.asset.astype(int))[1:] if n < 30) > 0
