@@ -12,7 +12,6 @@ covers every file through the hashes in it. Nothing is ever unpickled. Must not 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -208,6 +207,12 @@ def _golden(path: Path, manifest: Manifest) -> Golden:
     return Golden(tensors["windows"], tensors["rul"], tensors["logits"])
 
 
+def _tensors(arrays: dict[str, Array]) -> bytes:
+    # safetensors writes an array's memory as it lies, so an array in another order would come back scrambled.
+    # (np.ascontiguousarray would do too, but gives a scalar, such as BatchNorm's batch counter, a dimension.)
+    return save_tensors({name: np.asarray(array, order="C") for name, array in sorted(arrays.items())})
+
+
 def write(
     path: Path,
     *,
@@ -217,7 +222,7 @@ def write(
     golden: Golden,
     replace: bool = False,
 ) -> Bundle:
-    """Write a bundle at `path`, whole or not at all, and load it back verified.
+    """Write a bundle at `path`, whole or not at all, and load it back verified; an old one stays if that fails.
 
     fields: the manifest's fields but `schema` and `files`. weights: the state dict as arrays. An existing directory
     is an error unless `replace`, and then only if it is a bundle. The same arguments give the same bytes.
@@ -226,8 +231,8 @@ def write(
         raise BundleError("write bundle", str(path), "exists already", hint="name another directory, or use --force")
     contents = {
         GRAPH: graph,
-        WEIGHTS: save_tensors(dict(sorted(weights.items()))),
-        GOLDEN: save_tensors({"windows": golden.windows, "rul": golden.rul, "logits": golden.logits}),
+        WEIGHTS: _tensors(weights),
+        GOLDEN: _tensors({"windows": golden.windows, "rul": golden.rul, "logits": golden.logits}),
     }
     files = {name: FileRecord(_sha256(data), len(data)) for name, data in contents.items()}
     try:
@@ -245,7 +250,13 @@ def write(
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         (draft / MANIFEST).write_bytes(text + b"\n")
         load(draft)
+        old = Path(scratch) / "old"
         if path.exists():
-            shutil.rmtree(path)
-        draft.rename(path)
+            path.rename(old)
+        try:
+            draft.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
     return load(path)

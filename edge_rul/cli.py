@@ -8,8 +8,9 @@ Each command imports what it needs when it runs, so that `edge-rul run` never lo
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_rul import __version__
@@ -20,6 +21,22 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argument's type: a whole number from `low`, to `high` where there is one."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            expected = f"of at least {low}" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"expected a whole number {expected}, found {text!r}")
+        return value
+
+    return parse
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True, metavar="DIR", help="where the data set's files are")
     train.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
     train.add_argument("--force", action="store_true", help="replace the bundle that is there")
-    train.add_argument("--threads", type=int, default=None, metavar="N")
+    train.add_argument("--threads", type=_whole(1), default=None, metavar="N", help="torch's, of one operation")
 
     evaluate = commands.add_parser("evaluate", help="a bundle's error on its data set's test lives")
     evaluate.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -48,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     model = commands.add_parser("model", help="about the network")
     model_commands = model.add_subparsers(dest="model_command", required=True, metavar="COMMAND", parser_class=_Parser)
     summary = model_commands.add_parser("summary", help="its stages, shapes and parameters")
-    summary.add_argument("--c-in", type=int, default=14, metavar="N", help="inputs (14)")
-    summary.add_argument("--window", type=int, default=30, metavar="T", help="cycles in a window (30)")
-    summary.add_argument("--classes", type=int, default=3, metavar="C", help="health classes (3)")
+    summary.add_argument("--c-in", type=_whole(1), default=14, metavar="N", help="inputs (14)")
+    summary.add_argument("--window", type=_whole(1), default=30, metavar="T", help="cycles in a window (30)")
+    summary.add_argument("--classes", type=_whole(1), default=3, metavar="C", help="health classes (3)")
 
     _add_simulate(commands)
     return parser
@@ -59,24 +76,27 @@ def _parser() -> argparse.ArgumentParser:
 def _add_simulate(commands: argparse._SubParsersAction[_Parser]) -> None:
     simulate = commands.add_parser("simulate", help="publish a fleet of simulated engines")
     simulate.add_argument("--host", default="localhost")
-    simulate.add_argument("--port", type=int, default=1883)
+    simulate.add_argument("--port", type=_whole(1, 65535), default=1883)
     simulate.add_argument("--topic", default="plant/{line}/{asset}/cycle", metavar="TEMPLATE")
     simulate.add_argument("--username")
     simulate.add_argument("--password-file", type=Path, metavar="FILE")
-    simulate.add_argument("--assets", type=int, default=12, metavar="N")
+    simulate.add_argument("--assets", type=_whole(1), default=12, metavar="N")
     simulate.add_argument("--rate", type=float, default=1.0, metavar="R", help="cycles a second of each engine (1)")
     simulate.add_argument("--seed", type=int, default=0)
-    simulate.add_argument("--cycles", type=int, default=None, metavar="N", help="stop after N cycles of each engine")
+    simulate.add_argument(
+        "--cycles", type=_whole(0), default=None, metavar="N", help="stop after N cycles of each engine"
+    )
 
 
 def _check(path: Path) -> int:
     from edge_rul.config import load_settings
-    from edge_rul.daemon import build_transport, open_all
+    from edge_rul.daemon import build_outgoing, build_pipeline, build_transport, open_engine_and_bundle
     from edge_rul.engines import verify
 
     settings, source = load_settings(path)
-    bundle, engine, _ = open_all(settings, source)
+    bundle, engine = open_engine_and_bundle(settings, source)
     with engine:
+        build_pipeline(settings, source, bundle, engine, build_outgoing(settings), "")
         build_transport(settings, source, None)
         rul, logits = verify(engine, bundle)
     m = bundle.manifest
@@ -120,7 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        return _dispatch(args)
+        code = _dispatch(args)
+        sys.stdout.flush()  # here, and not at the interpreter's end, where a closed pipe could not be caught
+        return code
     except EdgeRulError as e:
         print(f"edge-rul: {e}", file=sys.stderr)
         return e.exit_code
@@ -130,6 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"edge-rul: {args.command} needs {e.name}\n  hint: pip install 'edge-rul[train]'", file=sys.stderr)
         return EXIT_CONFIG
     except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does. The interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
         return 130

@@ -1,28 +1,26 @@
-"""YAML to typed, validated settings.
+"""The daemon's settings: their types and defaults, and what one key says of another.
 
-Owns reading YAML with its line numbers, and the daemon's settings. Every error names the file, the line and the dotted
-key, what was found and what was expected. Must not open a network connection, a bundle or a log.
+Every error names the file, the line and the dotted key, what was found and what was expected. Must not open a network
+connection, a bundle or a log. How YAML becomes these types stands in `yaml_file`.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
-import yaml
 
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
 from edge_rul.core.topic import Template
 from edge_rul.errors import ConfigError
+from edge_rul.yaml_file import KeyPath, Source, read
 
-T = TypeVar("T")
-Path_ = tuple[str | int, ...]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MIB = 1024 * 1024
+_TOPIC_ROOM = 1024  # bytes of a packet that are not payload
 
 
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,11 +36,11 @@ class Tls(_Settings, frozen=True):
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
-            raise ValueError("`cert` and `key` go together")
+            raise ValueError("`cert` and `key` go together: both, or neither")
 
 
 class Mqtt(_Settings, frozen=True):
-    host: str = "localhost"
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "localhost"
     port: Port = 1883
     version: Literal[5, "3.1.1"] = 5
     client_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] = "edge-rul"
@@ -54,6 +52,20 @@ class Mqtt(_Settings, frozen=True):
     receive_maximum: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1000  # unacknowledged messages towards us
     max_packet: Annotated[int, msgspec.Meta(ge=1024, le=268435455)] = 256 * 1024  # bytes
     in_flight: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 100  # unacknowledged messages from us
+    # Unacknowledged messages at which the broker stops sending: the journal is committed when so many are owed. By
+    # default 100 at MQTT 5 (ReceiveMaximum, where it is less), and 20, Mosquitto's default, at 3.1.1.
+    broker_in_flight: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+
+    @property
+    def owed_at_most(self) -> int:
+        """How many acknowledgements may be owed before they are worth a commit of their own."""
+        if self.broker_in_flight is not None:
+            return self.broker_in_flight
+        return min(100, self.receive_maximum) if self.version == 5 else 20
+
+    def __post_init__(self) -> None:
+        if self.password_file is not None and self.username is None:
+            raise ValueError("`password_file` is set, but no `username`: a password is sent with a user only")
 
 
 class Topics(_Settings, frozen=True):
@@ -63,6 +75,8 @@ class Topics(_Settings, frozen=True):
     alarm_event: str = "edge-rul/{asset}/event"
     availability: str = "edge-rul/availability"
     command: str | None = "edge-rul/command"
+    statistics: str = "edge-rul/statistics"
+    daemon_alarm: str = "edge-rul/_daemon/alarm/{alarm}"
 
 
 class InputSettings(_Settings, frozen=True):
@@ -84,7 +98,41 @@ class Limits(_Settings, frozen=True):
     inbox_messages: Positive = 10_000
     inbox_bytes: Positive = 256 * MIB
     outbox: Positive = 10_000  # messages that wait for the broker
-    skew: Annotated[float, msgspec.Meta(ge=0)] = 300.0  # seconds that a reading may be ahead of our clock
+    skew: Annotated[float, msgspec.Meta(ge=0, le=10**9)] = 300.0  # seconds that a reading may be ahead of our clock
+
+
+class WindowSettings(_Settings, frozen=True):
+    """max_late: readings of an asset that may be newer than one that still comes; the window's length by default, and 0
+    counts late readings as lost. max_gap: missing cycles in a row that the reading before stands in for."""
+
+    max_late: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+    max_gap: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+
+
+class ScoringSettings(_Settings, frozen=True):
+    """on_lag: whether every cycle is answered however late, or, once entries have waited for the engine for
+    `latest_after` seconds, only each asset's newest cycle."""
+
+    on_lag: Literal["every_cycle", "latest"] = "every_cycle"
+    latest_after: Annotated[float, msgspec.Meta(gt=0)] | Literal["never"] = "never"
+
+    def __post_init__(self) -> None:
+        if (self.on_lag == "latest") != (self.latest_after != "never"):
+            raise ValueError("`on_lag: latest` and `latest_after` in seconds go together")
+
+
+class JournalSettings(_Settings, frozen=True):
+    """Where entries are kept, and when they are on disk. `full` syncs each commit; `normal` may lose the last ones in a
+    power cut, but nothing when only the process dies."""
+
+    directory: str | None = None  # systemd's STATE_DIRECTORY by default, or edge-rul/<client_id> in the user's state
+    durability: Literal["full", "normal"] = "full"
+    commit_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
+    commit_rows: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    snapshot_seconds: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    keep_hours: Annotated[float, msgspec.Meta(ge=0)] = 24.0
+    keep_bytes: Positive = 1024 * MIB
+    min_free: Annotated[int, msgspec.Meta(ge=0)] = 64 * MIB
 
 
 class LogSettings(_Settings, frozen=True):
@@ -101,152 +149,11 @@ class Settings(_Settings, frozen=True):
     inputs: dict[str, InputSettings] = {}
     alarms: list[RulAlarm | HealthAlarm] = []
     engine: EngineSettings = EngineSettings()
+    windows: WindowSettings = WindowSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    journal: JournalSettings = JournalSettings()
     limits: Limits = Limits()
     log: LogSettings = LogSettings()
-
-
-class Source:
-    """A configuration file: the line of each key, and errors that name both."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self.path = path
-        self._lines: dict[Path_, int] = {(): 1}
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            if node is not None:
-                self._walk(node, ())
-            self.data: Any = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            mark = getattr(e, "problem_mark", None)
-            where = f"{path}:{mark.line + 1}" if mark else str(path)
-            problem = getattr(e, "problem", None) or str(e)
-            raise ConfigError("read configuration", where, f"this is not valid YAML: {problem}") from None
-
-    def _walk(self, node: yaml.Node, path: Path_) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                here = (*path, str(key.value))
-                if here in self._lines:
-                    first, self._lines[here] = self._lines[here], key.start_mark.line + 1
-                    raise self.error(here, f"the key stands twice, first on line {first}", "remove one")
-                self._lines[here] = key.start_mark.line + 1
-                self._walk(value, here)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                here = (*path, index)
-                self._lines[here] = value.start_mark.line + 1
-                self._walk(value, here)
-
-    def error(self, key: Path_ | str, problem: str, hint: str = "") -> ConfigError:
-        """A ConfigError at `key`, dotted or as a tuple; at the nearest parent's line where the key is not there."""
-        path = tuple(key.split(".")) if isinstance(key, str) else key
-        known = path
-        while known not in self._lines:
-            known = known[:-1]
-        where = f"{self.path}:{self._lines[known]}"
-        return ConfigError("read configuration", f"{where}: {_dotted(path)}" if path else where, problem, hint=hint)
-
-    def value(self, path: Path_) -> Any:
-        found = self.data
-        for step in path:
-            found = found[step]
-        return found
-
-    def file(self, key: str, name: str) -> Path:
-        """The file or directory that the setting `key` names, relative to the configuration. It must exist."""
-        path = self.path.parent / name
-        if not path.exists():
-            raise self.error(key, f"there is no {path}", "a relative path starts at the configuration file's directory")
-        return path
-
-
-def _dotted(path: Path_) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
-
-
-def read(path: Path, type: type[T]) -> tuple[T, Source]:
-    """The file's content as `type`, with its source for later errors. Raises ConfigError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError("read configuration", str(path), "there is no such file") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError("read configuration", str(path), f"cannot be read: {e}") from None
-    source = Source(path, text)
-    try:
-        return msgspec.convert(source.data, type), source
-    except msgspec.ValidationError as e:
-        raise _explain(source, type, str(e)) from None
-
-
-def load_yaml(path: Path, type: type[T]) -> T:
-    """The file's content as `type`. Raises ConfigError with file, line, dotted key, found and expected."""
-    return read(path, type)[0]
-
-
-_UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
-
-
-def _explain(source: Source, type: Any, text: str) -> ConfigError:
-    """msgspec's message with the line and what was found. It writes `[...]` for a key of a mapping of the user's."""
-    problem, _, where = text.partition(" - at `$")
-    path: Path_ = ()
-    for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", where):
-        if index == "...":
-            path = (*path, _offender(source, path, type, text))
-        else:
-            path = (*path, name or int(index))
-    if match := _UNKNOWN.match(problem):
-        structs = [i for i in _at(type, path) if isinstance(i, msgspec.inspect.StructType)]
-        known = sorted({f.encode_name for struct in structs for f in struct.fields})
-        close = difflib.get_close_matches(match[1], known, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else ""
-        return source.error((*path, match[1]), f"unknown key; expected one of: {', '.join(known)}", hint)
-    found = source.value(path)
-    if problem.startswith("Invalid enum value"):
-        allowed = [str(value) for info in _at(type, path) for value in getattr(info, "values", ())]
-        return source.error(path, f"expected one of: {', '.join(allowed)}, found {found!r}")
-    shown = "" if isinstance(found, dict | list) else f", found {found!r}"
-    return source.error(path, problem[:1].lower() + problem[1:] + shown)
-
-
-def _offender(source: Source, path: Path_, type: Any, text: str) -> str | int:
-    """Which key of the mapping at `path` makes the error: the one that makes it alone."""
-    mapping: dict[str, Any] = source.value(path)
-    kept = dict(mapping)
-    try:
-        for key, value in kept.items():
-            mapping.clear()
-            mapping[key] = value
-            try:
-                msgspec.convert(source.data, type)
-            except msgspec.ValidationError as e:
-                if str(e) == text:
-                    return key
-    finally:
-        mapping.clear()
-        mapping.update(kept)
-    return "..."
-
-
-def _at(type: Any, path: Path_) -> list[Any]:
-    """msgspec's description of what stands at `path` of `type`, every alternative where it is one of several."""
-    found = _alternatives([msgspec.inspect.type_info(type)])
-    for step in path:
-        following = []
-        for info in found:
-            if isinstance(info, msgspec.inspect.StructType):
-                following += [f.type for f in info.fields if f.encode_name == step]
-            elif isinstance(info, msgspec.inspect.DictType):
-                following.append(info.value_type)
-            elif isinstance(info, msgspec.inspect.ListType):
-                following.append(info.item_type)
-        found = _alternatives(following)
-    return found
-
-
-def _alternatives(infos: list[Any]) -> list[Any]:
-    return [alt for i in infos for alt in (i.types if isinstance(i, msgspec.inspect.UnionType) else (i,))]
 
 
 def load_settings(path: Path) -> tuple[Settings, Source]:
@@ -257,17 +164,18 @@ def load_settings(path: Path) -> tuple[Settings, Source]:
     names = [rule.name for rule in settings.alarms]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise source.error(("alarms", index, "name"), f"two alarms are called {name!r}")
+            problem = f"two alarms are called {name!r}, and their states would share a topic"
+            raise source.error(("alarms", index, "name"), problem, "give each a name of its own")
     return settings, source
 
 
 def templates(topics: Topics) -> dict[str, Template]:
     """The output templates and the command topic by key."""
-    keys = ("prediction", "alarm", "alarm_event", "availability", "command")
+    keys = ("prediction", "alarm", "alarm_event", "availability", "command", "statistics", "daemon_alarm")
     return {key: Template(text) for key in keys if (text := getattr(topics, key)) is not None}
 
 
-def _template(source: Source, path: Path_, text: str) -> Template:
+def _template(source: Source, path: KeyPath, text: str) -> Template:
     try:
         return Template(text)
     except ValueError as e:
@@ -275,56 +183,99 @@ def _template(source: Source, path: Path_, text: str) -> Template:
 
 
 def _check_topics(topics: Topics, source: Source) -> None:
-    inputs = [_template(source, ("topics", "readings", i), text) for i, text in enumerate(topics.readings)]
-    places = {frozenset(t.names) - {"asset"} for t in inputs}
-    if len(places) > 1:
-        raise source.error("topics.readings", "the templates name different levels; they must agree, `asset` aside")
-    needs = {
-        "prediction": {"asset"} | places.pop(),
+    inputs = _check_readings(topics, source)
+    of_asset = {"asset"} | set().union(*(t.names for t in inputs))
+    needs: dict[str, set[str]] = {
+        "prediction": of_asset,
+        "alarm": of_asset | {"alarm"},
+        "alarm_event": of_asset,
         "availability": set(),
         "command": set(),
+        "statistics": set(),
+        "daemon_alarm": {"alarm"},
     }
-    needs["alarm_event"] = needs["prediction"]
-    needs["alarm"] = needs["prediction"] | {"alarm"}
     seen: dict[str, Template] = {}
     for key, need in needs.items():
         if (text := getattr(topics, key)) is None:
             continue
         path = ("topics", key)
         template = _template(source, path, text)
-        if set(template.names) != need:
-            wanted = " and ".join(f"{{{name}}}" for name in sorted(need)) or "no named level"
-            raise source.error(path, f"found {text!r}, expected {wanted}, or two assets would share a topic")
+        shown = repr(text) if source.has(path) else f"the default {text!r}"
+        if lacking := need - set(template.names):
+            problem = f"{shown} lacks {_levels(lacking)}, so that two assets or alarms would share a topic"
+            raise source.error(path, problem, f"name the levels {_levels(need)}, each once")
+        if extra := set(template.names) - need:
+            problem = f"{shown} names {_levels(extra)}, which is no level of topics.readings"
+            raise source.error(path, problem, f"name {_levels(need)}" if need else "write plain text")
         for index, reading in enumerate(inputs):
             if template.overlaps(reading):
                 raise source.error(
                     path,
-                    f"{text!r} matches {reading.text!r} (topics.readings[{index}]): the daemon would hear itself",
-                    "give outputs a first level of their own",
+                    f"{shown} can be a topic of {reading.text!r} (topics.readings[{index}]): the daemon would hear "
+                    "itself",
+                    "give what the daemon publishes, and its command topic, a first level of their own",
                 )
         for other, earlier in seen.items():
+            if key == "daemon_alarm" and "_daemon" in text.split("/"):
+                continue  # no asset bears this name
             if template.overlaps(earlier):
-                raise source.error(path, f"{text!r} and topics.{other} can be the same topic")
+                problem = f"{shown} and topics.{other} {earlier.text!r} can be the same topic"
+                raise source.error(path, problem, "make them differ in a level that is plain text")
         seen[key] = template
+
+
+def _check_readings(topics: Topics, source: Source) -> list[Template]:
+    inputs: list[Template] = []
+    for index, text in enumerate(topics.readings):
+        path = ("topics", "readings", index)
+        template = _template(source, path, text)
+        if "alarm" in template.names:
+            raise source.error(
+                path, f"{text!r} names a level {{alarm}}, which stands for an alarm's name in topics.alarm"
+            )
+        for other, earlier in enumerate(inputs):
+            if {*template.names, "asset"} != {*earlier.names, "asset"}:
+                problem = (
+                    f"{text!r} names {_levels(template.names)} and topics.readings[{other}] {_levels(earlier.names)}; "
+                    "all must name the same levels, {asset} aside, as these make an asset's identity"
+                )
+                raise source.error(path, problem)
+            if template.overlaps(earlier):
+                problem = f"{text!r} and topics.readings[{other}] {earlier.text!r} can be the same topic"
+                raise source.error(path, problem, "a message on it would come twice; remove one")
+        inputs.append(template)
+    return inputs
+
+
+def _levels(names: Iterable[str]) -> str:
+    return " and ".join(f"{{{name}}}" for name in sorted(names)) or "no level"
 
 
 def _check_limits(settings: Settings, source: Source) -> None:
     mqtt, limits = settings.mqtt, settings.limits
+
+    def conflict(keys: list[str], problem: str, hint: str) -> ConfigError:
+        """At the first of the keys that is set in the file: a default is not what the person has to look at."""
+        return source.error(next((key for key in keys if source.has(key)), keys[0]), problem, hint)
+
     if limits.inbox_messages <= mqtt.receive_maximum:
-        raise source.error(
-            "limits.inbox_messages",
-            f"{limits.inbox_messages} is not above mqtt.receive_maximum {mqtt.receive_maximum}: it would overflow",
+        raise conflict(
+            ["limits.inbox_messages", "mqtt.receive_maximum"],
+            f"limits.inbox_messages is {limits.inbox_messages}, expected more than mqtt.receive_maximum, "
+            f"{mqtt.receive_maximum}: the inbox would overflow",
+            "raise limits.inbox_messages or lower mqtt.receive_maximum",
         )
-    if mqtt.version == 5 and mqtt.receive_maximum * mqtt.max_packet > limits.inbox_bytes:
-        raise source.error(
-            "limits.inbox_bytes",
-            f"{limits.inbox_bytes} is less than mqtt.receive_maximum x mqtt.max_packet, "
-            f"{mqtt.receive_maximum * mqtt.max_packet} bytes",
-            "lower mqtt.receive_maximum or mqtt.max_packet, or raise the limit",
+    if mqtt.version == 5 and (bytes_ := mqtt.receive_maximum * mqtt.max_packet) > limits.inbox_bytes:
+        raise conflict(
+            ["limits.inbox_bytes", "mqtt.receive_maximum", "mqtt.max_packet"],
+            f"limits.inbox_bytes is {limits.inbox_bytes}, expected at least mqtt.receive_maximum x mqtt.max_packet, "
+            f"{mqtt.receive_maximum} x {mqtt.max_packet} = {bytes_}: the inbox would overflow",
+            "lower mqtt.receive_maximum or mqtt.max_packet, or raise limits.inbox_bytes",
         )
-    if limits.payload + 1024 > mqtt.max_packet:
-        raise source.error(
-            "limits.payload",
-            f"{limits.payload} leaves no room below mqtt.max_packet {mqtt.max_packet}: the broker would drop a "
-            "larger message before it could be counted",
+    if limits.payload + _TOPIC_ROOM > mqtt.max_packet:
+        raise conflict(
+            ["limits.payload", "mqtt.max_packet"],
+            f"limits.payload is {limits.payload}, expected at most mqtt.max_packet - {_TOPIC_ROOM}, "
+            f"{mqtt.max_packet - _TOPIC_ROOM}: the broker would drop a larger message before it could be counted",
+            "lower limits.payload or raise mqtt.max_packet",
         )

@@ -1,9 +1,6 @@
-"""The daemon: wiring, the loop, signals, drain.
+"""The daemon: wiring, signals, start, drain.
 
-The only room that sees core and adapters together. The worker alternates two steps: ingest (inbox to tail) and score
-(tail to windows, one engine call, answers out), so that ingest never waits for more than one engine call. A message is
-acknowledged once all its entries are applied and their answers are handed to the publisher; while the publisher's
-window is full scoring pauses, the tail fills, and the inbox is left alone.
+Together with its `worker`, the only room that sees core and adapters together.
 """
 
 from __future__ import annotations
@@ -11,111 +8,50 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import deque
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
+import msgspec
 import structlog
 
 from edge_rul import bundle as bundles
 from edge_rul import log as logs
 from edge_rul.adapters import systemd
-from edge_rul.adapters.mqtt import MqttTransport, Received
+from edge_rul.adapters.journal import Journal
+from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.bundle import Bundle
-from edge_rul.config import Settings, Source, load_settings, templates
+from edge_rul.config import Settings, load_settings, templates
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
-from edge_rul.core.outgoing import Message, Outgoing
+from edge_rul.core.outgoing import Outgoing
 from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId, EngineId, Model
-from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Template
 from edge_rul.engines import Engine, open_engine
 from edge_rul.errors import EXIT_OK
+from edge_rul.worker import Worker
+from edge_rul.yaml_file import Source
 
-_INGEST_AT_ONCE = 1000  # messages between two engine calls
-_STATISTICS_EVERY = 60.0  # seconds
+_PUBLISHED_EVERY = 5.0  # seconds between two messages of statistics
+_LOGGED_EVERY = 60.0
 _DRAIN = 8.0  # seconds from the first signal to the end
 
 
-class Transport(Protocol):
-    """What the worker needs of a broker's client; `MqttTransport` documents each."""
-
-    connected: bool
-    dropped_qos0: int
-    refused: int
-
-    def wait(self, timeout: float) -> None: ...
-    def receive(self) -> Received | None: ...
-    def acknowledge(self, message: Received) -> None: ...
-    @property
-    def backlog(self) -> int: ...
-    def send(self, messages: list[Message]) -> None: ...
-    def pump(self) -> None: ...
+def build_outgoing(settings: Settings) -> Outgoing:
+    outputs = templates(settings.topics)
+    return Outgoing(
+        outputs["prediction"],
+        outputs["alarm"],
+        outputs["alarm_event"],
+        statistics=outputs["statistics"],
+        daemon_alarm=outputs["daemon_alarm"],
+    )
 
 
-class Worker:
-    """The loop's two steps over one pipeline, engine and transport."""
-
-    def __init__(self, pipeline: Pipeline, engine: Engine, transport: Transport, settings: Settings, log: Any) -> None:
-        self._pipeline = pipeline
-        self._engine = engine
-        self._transport = transport
-        self._tail = Tail(settings.limits.tail)
-        self._outbox = settings.limits.outbox
-        self._owed: deque[tuple[int, Received]] = deque()  # (seq of its last entry, message), as they came
-        self._log = log
-        self._faults = logs.Summary(log)
-        self._applied = 0
-
-    @property
-    def lag(self) -> int:
-        """Entries that came in and are not applied yet."""
-        return len(self._tail)
-
-    def step(self, *, intake: bool = True) -> bool:
-        """Ingest, score and publish once. Returns whether anything moved."""
-        moved = (intake and self._ingest()) | self._score()
-        self._transport.pump()
-        return moved
-
-    def tick(self, now: float) -> None:
-        """now: monotonic seconds."""
-        self._faults.tick(now)
-
-    def _ingest(self) -> bool:
-        count = 0
-        while count < _INGEST_AT_ONCE and not self._tail.full and (message := self._transport.receive()) is not None:
-            count += 1
-            decoded = self._pipeline.decode(message.topic, message.payload, round(time.time() * 1000))
-            for bad in decoded.rejected:
-                self._faults.fault(
-                    "message_rejected", bad.reason.value, time.monotonic(), topic=bad.object, problem=bad.problem
-                )
-            self._owed.append((self._tail.append(decoded.entries), message))
-        self._acknowledge()
-        return count > 0
-
-    def _score(self) -> bool:
-        if self._transport.backlog >= self._outbox:
-            return False
-        batch = self._pipeline.fill(self._tail)
-        if batch is None:
-            return False
-        rul, logits = self._engine.infer(batch.x)
-        self._transport.send(self._pipeline.complete(batch, rul, logits))
-        self._applied = batch.upto
-        self._acknowledge()
-        return True
-
-    def _acknowledge(self) -> None:
-        """In order of arrival. A message of which every element was bad is done as soon as those before it are."""
-        while self._owed and self._owed[0][0] <= self._applied:
-            self._transport.acknowledge(self._owed.popleft()[1])
-
-
-def build_pipeline(settings: Settings, source: Source, bundle: Bundle, engine: Engine) -> Pipeline:
+def build_pipeline(
+    settings: Settings, source: Source, bundle: Bundle, engine: Engine, outgoing: Outgoing, journal: str
+) -> Pipeline:
     """The corridor for these settings and this bundle. Raises ConfigError where the two do not fit."""
     manifest = bundle.manifest
     inputs = [i.name for i in manifest.inputs]
@@ -146,6 +82,7 @@ def build_pipeline(settings: Settings, source: Source, bundle: Bundle, engine: E
         model=Model(
             BundleId(manifest.name, bundle.sha256),
             EngineId(engine.name, engine.precision),
+            journal,
             manifest.rul.unit,
             tuple(classes),
             tuple(inputs),
@@ -155,10 +92,12 @@ def build_pipeline(settings: Settings, source: Source, bundle: Bundle, engine: E
         low=[i.low for i in manifest.inputs],
         high=[i.high for i in manifest.inputs],
         decoder=decoder,
-        outgoing=Outgoing(outputs["prediction"], outputs["alarm"], outputs["alarm_event"]),
+        outgoing=outgoing,
         rules=list(settings.alarms),
         max_batch=settings.engine.max_batch,
         max_assets=settings.limits.assets,
+        max_late=settings.windows.max_late,
+        max_gap=settings.windows.max_gap,
     )
 
 
@@ -166,18 +105,24 @@ def build_transport(settings: Settings, source: Source, log: Any) -> MqttTranspo
     """The client for these settings, its secrets read. Raises ConfigError."""
     mqtt, topics = settings.mqtt, settings.topics
     tls = mqtt.tls
-    return MqttTransport(
-        mqtt,
-        settings.limits,
-        filters=[*(Template(text).filter for text in topics.readings), *([topics.command] if topics.command else [])],
-        availability=topics.availability,
-        password=_password(settings, source),
-        ca=str(source.file("mqtt.tls.ca", tls.ca)) if tls and tls.ca else None,
-        cert=(str(source.file("mqtt.tls.cert", tls.cert)), str(source.file("mqtt.tls.key", tls.key)))
-        if tls and tls.cert and tls.key
-        else None,
-        log=log,
-    )
+    ca = str(source.file("mqtt.tls.ca", tls.ca)) if tls and tls.ca else None
+    cert = None
+    if tls and tls.cert and tls.key:
+        cert = str(source.file("mqtt.tls.cert", tls.cert)), str(source.file("mqtt.tls.key", tls.key))
+    try:
+        return MqttTransport(
+            mqtt,
+            settings.limits,
+            filters=[*(Template(t).filter for t in topics.readings), *([topics.command] if topics.command else [])],
+            availability=topics.availability,
+            password=_password(settings, source),
+            ca=ca,
+            cert=cert,
+            log=log,
+        )
+    except OSError as e:  # ssl.SSLError is one
+        problem = f"ca, cert and key are not what TLS wants: {e}"
+        raise source.error("mqtt.tls", problem, "PEM files; cert and key must belong together") from None
 
 
 def _password(settings: Settings, source: Source) -> str | None:
@@ -195,13 +140,31 @@ def _password(settings: Settings, source: Source) -> str | None:
         raise source.error(key, f"{path} cannot be read: {e}") from None
 
 
-def open_all(settings: Settings, source: Source) -> tuple[Bundle, Engine, Pipeline]:
-    """Bundle, verified engine and pipeline. Raises BundleError, EngineError, ConfigError."""
+def open_engine_and_bundle(settings: Settings, source: Source) -> tuple[Bundle, Engine]:
+    """The bundle, and its engine verified on the golden windows. Raises BundleError, EngineError."""
     bundle = bundles.load(source.file("bundle", settings.bundle))
     engine = open_engine(
         settings.engine.name, bundle, max_batch=settings.engine.max_batch, threads=settings.engine.threads
     )
-    return bundle, engine, build_pipeline(settings, source, bundle, engine)
+    return bundle, engine
+
+
+def state_directory(settings: Settings, source: Source) -> Path:
+    """Where the journal lies: as configured, as systemd says, or in the user's state."""
+    if settings.journal.directory is not None:
+        return source.path.parent / settings.journal.directory
+    if directory := os.environ.get("STATE_DIRECTORY"):
+        return Path(directory.split(":")[0])
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "edge-rul" / settings.mqtt.client_id
+
+
+class SystemClock:
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
 
 
 def run(path: Path) -> int:
@@ -209,9 +172,8 @@ def run(path: Path) -> int:
     settings, source = load_settings(path)
     logs.configure(settings.log)
     log = structlog.get_logger()
-    bundle, engine, pipeline = open_all(settings, source)
-    with engine:
-        transport = build_transport(settings, source, log)
+    bundle, engine = open_engine_and_bundle(settings, source)
+    with engine, Journal(state_directory(settings, source), settings.journal) as journal:
         log.info(
             "verified",
             bundle=bundle.manifest.name,
@@ -219,51 +181,75 @@ def run(path: Path) -> int:
             engine=f"{engine.name} {engine.version} {engine.precision}",
             golden_windows=len(bundle.golden.rul),
         )
-        worker = Worker(pipeline, engine, transport, settings, log)
-        signals = 0
-
-        def stop(number: int, _: FrameType | None) -> None:
-            nonlocal signals
-            signals += 1
-            if signals > 1:
-                os._exit(128 + number)
-            transport.wake()
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        transport.start()
-        transport.attempted.wait(10.0)
-        log.info("ready", topics=list(settings.topics.readings), alarms=[rule.name for rule in settings.alarms])
-        systemd.notify("READY=1", f"STATUS=serving {bundle.manifest.name} on {engine.name}")
-        due = time.monotonic() + _STATISTICS_EVERY
-        while not signals:
-            transport.wait(1.0)
-            while not signals and worker.step():
-                pass
-            now = time.monotonic()
-            worker.tick(now)
-            if now >= due:
-                due += _STATISTICS_EVERY
-                _statistics(log, pipeline, worker, transport)
-        systemd.notify("STOPPING=1")
-        log.info("stopping", lag=worker.lag, unpublished=transport.backlog)
-        deadline = time.monotonic() + _DRAIN
-        while worker.step(intake=False) and time.monotonic() < deadline:
-            pass
-        transport.close(deadline)
-        _statistics(log, pipeline, worker, transport)
-        log.info("stopped")
+        outgoing = build_outgoing(settings)
+        transport = build_transport(settings, source, log)
+        worker = Worker(
+            pipeline=build_pipeline(settings, source, bundle, engine, outgoing, journal.id),
+            engine=engine,
+            transport=transport,
+            journal=journal,
+            outgoing=outgoing,
+            settings=settings,
+            clock=SystemClock(),
+            log=log,
+        )
+        assets = worker.restore()
+        log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
+        worker.alarm("journal_corrupt", active=journal.set_aside is not None, value=float(journal.set_aside_assets))
+        if journal.set_aside is not None:
+            log.error(
+                "journal_corrupt",
+                moved_to=str(journal.set_aside),
+                assets=journal.set_aside_assets,
+                action="their windows warm up again",
+            )
+        _serve(worker, transport, outgoing, settings, log, f"serving {bundle.manifest.name} on {engine.name}")
     return EXIT_OK
 
 
-def _statistics(log: Any, pipeline: Pipeline, worker: Worker, transport: MqttTransport) -> None:
-    log.info(
-        "statistics",
-        assets=pipeline.assets,
-        lag=worker.lag,
-        unpublished=transport.backlog,
-        **pipeline.counts,
-        dropped={reason.value: count for reason, count in pipeline.dropped.items()},
-        dropped_qos0=transport.dropped_qos0,
-        publish_refused=transport.refused,
-    )
+def _serve(
+    worker: Worker, transport: MqttTransport, outgoing: Outgoing, settings: Settings, log: Any, status: str
+) -> None:
+    """Start, loop until a signal, drain. A second signal ends the process at once."""
+    signals = 0
+
+    def stop(number: int, _: FrameType | None) -> None:
+        nonlocal signals
+        signals += 1
+        if signals > 1:
+            os._exit(128 + number)
+        transport.wake()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    transport.start()
+    transport.attempted.wait(10.0)
+    log.info("ready", topics=list(settings.topics.readings), alarms=[rule.name for rule in settings.alarms])
+    systemd.notify("READY=1", f"STATUS={status}")
+    publish_at = log_at = time.monotonic()
+    busy = False
+    while not signals:
+        transport.wait(0.0 if busy else worker.pause())  # under load too: it tells of what ended the transport
+        busy = worker.step()
+        worker.tick()
+        now = time.monotonic()
+        if now >= publish_at:
+            publish_at = now + _PUBLISHED_EVERY
+            transport.send([outgoing.statistics(worker.statistics())])
+        if now >= log_at:
+            log_at = now + _LOGGED_EVERY
+            _log_statistics(log, worker)
+    systemd.notify("STOPPING=1")
+    log.info("stopping", lag=worker.lag, unpublished=transport.backlog)
+    deadline = time.monotonic() + _DRAIN
+    while worker.step(intake=False) and time.monotonic() < deadline:
+        pass
+    worker.commit()  # what was taken in is durable and acknowledged before we go
+    transport.close(deadline)
+    worker.commit()  # with the watermark of what the broker has acknowledged by now
+    _log_statistics(log, worker)
+    log.info("stopped")
+
+
+def _log_statistics(log: Any, worker: Worker) -> None:
+    log.info("statistics", **{k: v for k, v in msgspec.structs.asdict(worker.statistics()).items() if k != "schema"})

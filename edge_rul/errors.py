@@ -100,6 +100,12 @@ class DataError(EdgeRulError):
     exit_code = EXIT_CONFIG
 
 
+class JournalError(EdgeRulError):
+    """The journal cannot be opened or written; a full disk is not an error but a state of the journal."""
+
+    exit_code = EXIT_INTERNAL
+
+
 class TransportError(EdgeRulError):
     """The broker or the network does not do what we asked."""
 

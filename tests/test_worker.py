@@ -1,43 +1,51 @@
-"""The worker's two steps with a transport and an engine that the test drives."""
+"""The worker's steps with a transport, a clock and an engine that the test drives, and a real journal."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import structlog
 import structlog.testing
+from core.test_pipeline import OUTGOING, make
 from core.test_pipeline import engine as answer
-from core.test_pipeline import make
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import Received
-from edge_rul.config import Limits, Settings, Topics
+from edge_rul.config import JournalSettings, Limits, Mqtt, ScoringSettings, Settings, Topics
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message
-from edge_rul.daemon import Worker
+from edge_rul.worker import Worker
 
-SETTINGS = Settings(bundle="x", topics=Topics(readings=["in/{asset}"]))
+NOW = 1_767_225_600_000
 
 
 class FakeTransport:
-    """An inbox that the test fills and a broker that acknowledges nothing until told."""
+    """A broker that sends what the test puts, and acknowledges what it is told to, in order."""
 
     def __init__(self) -> None:
         self.connected = True
         self.dropped_qos0 = self.refused = 0
+        self.new_session = False
         self.inbox: deque[Received] = deque()
         self.acknowledged: list[int] = []
         self.sent: list[Message] = []
-        self.backlog = 0
+        self.unacknowledged: deque[Message] = deque()
+        self.hold = False  # the broker acknowledges nothing
+        self._mid = 0
 
-    def put(self, payload: Any, asset: str = "x") -> int:
-        mid = len(self.inbox) + len(self.acknowledged) + 100
+    def put(self, payload: Any, asset: str = "x", qos: int = 1) -> int:
+        self._mid += 1
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        self.inbox.append(Received(f"in/{asset}", data, 1, mid, 1))
-        return mid
-
-    def wait(self, timeout: float) -> None: ...
+        self.inbox.append(Received(f"in/{asset}", data, qos, self._mid, 1))
+        return self._mid
 
     def receive(self) -> Received | None:
         return self.inbox.popleft() if self.inbox else None
@@ -45,11 +53,28 @@ class FakeTransport:
     def acknowledge(self, message: Received) -> None:
         self.acknowledged.append(message.mid)
 
+    @property
+    def backlog(self) -> int:
+        return len(self.unacknowledged)
+
+    @property
+    def oldest_seq(self) -> int | None:
+        return self.unacknowledged[0].seq if self.unacknowledged else None
+
     def send(self, messages: list[Message]) -> None:
         self.sent += messages
-        self.backlog += len(messages)
+        self.unacknowledged.extend(m for m in messages if m.qos)
+        self.pump()
 
-    def pump(self) -> None: ...
+    def pump(self) -> None:
+        if not self.hold:
+            self.unacknowledged.clear()
+
+    def predictions(self) -> list[dict[str, Any]]:
+        return [{**json.loads(m.payload), "retain": m.retain} for m in self.sent if m.topic.endswith("/p")]
+
+    def events(self) -> list[str]:
+        return [json.loads(m.payload)["id"] for m in self.sent if m.topic.endswith("/e")]
 
 
 class FakeEngine:
@@ -70,118 +95,340 @@ class FakeEngine:
     def __exit__(self, *exc: object) -> None: ...
 
 
-def worker(transport: FakeTransport, **limits: int) -> Worker:
-    settings = Settings(bundle="x", topics=SETTINGS.topics, limits=Limits(**limits))
-    return Worker(make(), FakeEngine(), transport, settings, structlog.get_logger())
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return NOW / 1000 + self.now
 
 
-def reading(cycle: int) -> dict[str, Any]:
-    return {"cycle": cycle, "values": [50.0, 0.5]}
+class Rig:
+    """A daemon without a broker. `crash` forgets everything but the state directory."""
+
+    def __init__(self, directory: Path, **sections: Any) -> None:
+        self.directory = directory
+        self.settings = Settings(
+            bundle="x", topics=Topics(readings=["in/{asset}"]), **{"journal": JournalSettings(min_free=0), **sections}
+        )
+        self.clock = FakeClock()
+        self.engine = FakeEngine()
+        self.transport = FakeTransport()
+        self.start()
+
+    def start(self) -> None:
+        self.journal = Journal(self.directory, self.settings.journal)
+        self.worker = Worker(
+            pipeline=make(),
+            engine=self.engine,
+            transport=self.transport,
+            journal=self.journal,
+            outgoing=OUTGOING,
+            settings=self.settings,
+            clock=self.clock,
+            log=structlog.get_logger(),
+        )
+        self.worker.restore()
+
+    def crash(self) -> None:
+        """What is not on disk is gone; the broker sends again what was not acknowledged."""
+        self.journal.close()
+        self.transport.unacknowledged.clear()
+        self.start()
+
+    def settle(self, seconds: float = 0.3) -> None:
+        """Steps until nothing moves, then time for a commit, then again."""
+        for _ in range(2):
+            while self.worker.step():
+                pass
+            self.clock.now += seconds
 
 
-def test_every_message_is_acknowledged_in_order_once_it_is_applied() -> None:
-    transport = FakeTransport()
-    mids = [transport.put(reading(cycle)) for cycle in range(1, 8)]
-    made = worker(transport)
-    made.step()
-    # The first batch holds four windows, of cycles 3 to 6; cycle 7 is not applied yet.
-    assert transport.acknowledged == mids[:6]
-    assert made.lag == 1
-    made.step()
-    assert transport.acknowledged == mids
-    assert sum(m.topic.endswith("/p") for m in transport.sent) == 5
-    assert not made.step()
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path / "state")
 
 
-def test_a_bad_message_is_acknowledged_in_its_turn_and_logged_once() -> None:
-    transport = FakeTransport()
-    mids = [transport.put(p) for p in (reading(1), b"nonsense", reading(2), b"more nonsense")]
+def reading(cycle: int, p: float = 50.0, **more: Any) -> dict[str, Any]:
+    return {"cycle": cycle, "values": [p, 0.5], **more}
+
+
+def test_nothing_is_acknowledged_before_the_commit_and_everything_after_in_order(rig: Rig) -> None:
+    mids = [rig.transport.put(reading(cycle)) for cycle in range(1, 8)]
+    while rig.worker.step():
+        pass
+    assert rig.transport.acknowledged == []
+    assert len(rig.transport.predictions()) == 5  # a QoS 1 reading may be answered before the commit
+    rig.clock.now += 0.3
+    rig.worker.step()
+    assert rig.transport.acknowledged == mids
+
+
+def test_a_commit_comes_at_once_when_the_broker_waits_for_acknowledgements(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, mqtt=Mqtt(broker_in_flight=5))
+    mids = [rig.transport.put(reading(cycle)) for cycle in range(1, 6)]
+    rig.worker.step()
+    assert rig.transport.acknowledged == mids
+
+
+def test_a_qos_0_reading_is_answered_only_after_the_commit(rig: Rig) -> None:
+    for cycle in range(1, 4):
+        rig.transport.put(reading(cycle), qos=0)
+    while rig.worker.step():
+        pass
+    assert rig.transport.predictions() == []
+    rig.settle()
+    assert len(rig.transport.predictions()) == 1
+    assert rig.transport.acknowledged == []
+
+
+def test_a_bad_message_is_acknowledged_in_its_turn_and_logged_once(rig: Rig) -> None:
     with structlog.testing.capture_logs() as logs:
-        made = worker(transport)
-        made.step()
-    assert transport.acknowledged == mids
+        mids = [rig.transport.put(p) for p in (reading(1), b"nonsense", reading(2), b"more nonsense")]
+        rig.worker._faults._log = rig.worker._log = structlog.get_logger()
+        rig.settle()
+    assert rig.transport.acknowledged == mids
     assert [(line["event"], line["kind"]) for line in logs] == [("message_rejected", "not_json")]
 
 
-def test_a_repeated_fault_is_summarised() -> None:
-    transport = FakeTransport()
-    with structlog.testing.capture_logs() as logs:
-        made = worker(transport)
-        for _ in range(5):
-            transport.put(b"nonsense")
-        made.step()
-        made.tick(1e9)
-    assert [line["event"] for line in logs] == ["message_rejected", "repeated"]
-    assert logs[1]["count"] == 4
+def test_a_bad_message_alone_is_acknowledged_without_waiting(rig: Rig) -> None:
+    mid = rig.transport.put(b"nonsense")
+    rig.worker.step()
+    assert rig.transport.acknowledged == [mid]
 
 
-def test_a_message_of_several_readings_is_acknowledged_after_the_last() -> None:
-    transport = FakeTransport()
-    mid = transport.put([reading(cycle) for cycle in range(1, 9)])
-    made = worker(transport)
-    made.step()
-    assert transport.acknowledged == []
-    made.step()
-    assert transport.acknowledged == [mid]
+def test_scoring_pauses_while_the_broker_takes_nothing_and_ingest_goes_on(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, limits=Limits(outbox=3, tail=5))
+    rig.transport.hold = True
+    mids = [rig.transport.put(reading(cycle)) for cycle in range(1, 41)]
+    rig.settle()
+    assert rig.transport.acknowledged == mids  # durable, although nothing more can be published
+    assert rig.worker.lag > 0
+    assert len(rig.transport.predictions()) < 10
+    rig.transport.hold = False
+    rig.settle()
+    assert rig.worker.lag == 0  # what had passed the tail came back from the journal
+    assert [p["cycle"] for p in rig.transport.predictions()] == list(range(3, 41))
+    assert max(rig.engine.batches) <= 4
 
 
-def test_a_full_tail_leaves_the_inbox_alone() -> None:
-    transport = FakeTransport()
-    for cycle in range(1, 21):
-        transport.put(reading(cycle))
-    transport.backlog = 10**9  # the broker takes nothing, so nothing is scored
-    made = worker(transport, tail=5)
-    made.step()
-    made.step()
-    assert (made.lag, len(transport.inbox), transport.acknowledged) == (5, 15, [])
+def test_the_watermark_is_what_the_broker_has_acknowledged(rig: Rig) -> None:
+    for cycle in range(1, 6):
+        rig.transport.put(reading(cycle))
+    rig.transport.hold = True
+    rig.settle()
+    assert rig.journal.watermark == 2  # the answer to entry 3 is not acknowledged
+    rig.transport.hold = False
+    rig.settle(6.0)
+    assert rig.journal.watermark == 5
 
 
-def test_scoring_pauses_while_the_broker_takes_nothing_and_loses_nothing() -> None:
-    transport = FakeTransport()
-    made = worker(transport, outbox=3)
-    for cycle in range(1, 21):
-        transport.put(reading(cycle))
-    while made.step():
-        pass
-    assert len(transport.inbox) == 0
-    assert made.lag > 0
-    while made.lag:
-        transport.backlog = 0
-        made.step()
-    cycles = [json.loads(m.payload)["cycle"] for m in transport.sent if m.topic.endswith("/p")]
-    assert cycles == list(range(3, 21))
-    assert len(transport.acknowledged) == 20
+def test_after_a_crash_what_lies_above_the_watermark_is_published_again_and_nothing_else(rig: Rig) -> None:
+    for cycle in range(1, 6):
+        rig.transport.put(reading(cycle, 50.0 + cycle))
+    rig.settle()
+    rig.transport.hold = True
+    for cycle in range(6, 9):
+        rig.transport.put(reading(cycle, 50.0 + cycle))
+    rig.settle()
+    before = {p["cycle"]: p["rul"] for p in rig.transport.predictions()}
+    rig.transport.hold = False
+    rig.transport.sent.clear()
+    rig.crash()
+    rig.settle()
+    again = rig.transport.predictions()
+    assert [p["cycle"] for p in again if not p["retain"]] == [6, 7, 8]  # catching up, nothing retained goes backwards
+    assert [p["cycle"] for p in again if p["retain"]] == [8]
+    assert all(p["rul"] == before[p["cycle"]] for p in again)
+    rig.transport.put(reading(9))
+    rig.settle()
+    assert rig.transport.predictions()[-1]["cycle"] == 9
+    assert rig.transport.predictions()[-1]["retain"]
 
 
-def test_an_engine_is_not_called_for_more_than_a_batch() -> None:
-    transport = FakeTransport()
-    engine = FakeEngine()
-    made = Worker(make(), engine, transport, SETTINGS, structlog.get_logger())
-    for cycle in range(1, 30):
-        transport.put(reading(cycle))
-    while made.step():
-        pass
-    assert max(engine.batches) <= 4
-    assert sum(engine.batches) == 27
+def test_a_snapshot_is_valid_once_the_watermark_has_reached_it_and_entries_below_it_go(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, journal=JournalSettings(min_free=0, snapshot_seconds=10, keep_hours=0))
+    for cycle in range(1, 6):
+        rig.transport.put(reading(cycle))
+    rig.transport.hold = True
+    rig.settle()
+    rig.clock.now += 20
+    rig.settle()
+    assert rig.journal.in_round
+    rig.transport.hold = False
+    rig.settle(10.0)
+    rig.settle(70.0)
+    for cycle in range(6, 9):
+        rig.transport.put(reading(cycle))
+    rig.settle(70.0)
+    rig.settle(70.0)
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        assert db.execute("SELECT count(*) FROM snapshots").fetchone()[0] == 1
+        assert db.execute("SELECT count(*) FROM entries WHERE seq <= 5").fetchone()[0] == 0
+    rig.crash()
+    rig.transport.sent.clear()
+    rig.transport.put(reading(9))
+    rig.settle()
+    assert [p["cycle"] for p in rig.transport.predictions()] == [9]
 
 
-def test_intake_can_stop_while_the_rest_is_answered() -> None:
-    transport = FakeTransport()
-    made = worker(transport)
-    for cycle in range(1, 8):
-        transport.put(reading(cycle))
-    made.step()
-    transport.put(reading(8))
-    while made.step(intake=False):
-        pass
-    assert len(transport.inbox) == 1
-    assert made.lag == 0
+def test_states_go_out_again_to_a_broker_that_has_forgotten_them(rig: Rig) -> None:
+    for asset in "abcdef":
+        for cycle in range(1, 5):
+            rig.transport.put(reading(cycle, 10.0), asset)
+    rig.settle()
+    rig.transport.sent.clear()
+    rig.transport.new_session = True
+    rig.settle()
+    again = rig.transport.predictions()
+    assert {(p["asset"], p["cycle"], p["retain"]) for p in again} == {(a, 4, True) for a in "abcdef"}
+    states = [json.loads(m.payload)["state"] for m in rig.transport.sent if m.topic.endswith("/a/low")]
+    assert states == ["active"] * 6
+    assert rig.transport.events() == []
 
 
-def test_the_answers_are_those_of_the_engine() -> None:
-    transport = FakeTransport()
+def test_a_late_reading_revises_and_only_the_newest_is_retained(rig: Rig) -> None:
+    for cycle in (1, 2, 4, 5):
+        rig.transport.put(reading(cycle, 10.0 * cycle))
+    rig.settle()
+    rig.transport.sent.clear()
+    rig.transport.put(reading(3, 30.0))
+    rig.settle()
+    found = [(p["cycle"], p["revision"], p["retain"]) for p in rig.transport.predictions()]
+    assert found == [(3, 0, False), (4, 1, False), (5, 1, True)]
+    assert [m for m in rig.transport.sent if "/a/" in m.topic or m.topic.endswith("/e")] == []
+
+
+def test_latest_after_skips_says_how_many_and_raises_an_alarm(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, scoring=ScoringSettings(on_lag="latest", latest_after=5.0), limits=Limits(outbox=1))
+    rig.transport.hold = True
     for cycle in range(1, 4):
-        transport.put({"cycle": cycle, "values": [40.0 + cycle, 0.5]})
-    worker(transport).step()
-    (prediction,) = [json.loads(m.payload) for m in transport.sent if m.topic.endswith("/p")]
+        rig.transport.put(reading(cycle))
+    rig.settle()
+    for cycle in range(4, 20):
+        rig.transport.put(reading(cycle))
+    rig.settle(10.0)
+    rig.transport.hold = False
+    rig.settle()
+    last = rig.transport.predictions()[-1]
+    assert (last["cycle"], last["quality"]["skipped"], last["quality"]["state"]) == (19, 15, "good")
+    alarms = [json.loads(m.payload) for m in rig.transport.sent if m.topic == "out/d/skipping"]
+    assert [a["state"] for a in alarms] == ["active", "normal"]
+    assert rig.worker.statistics().skipped == 15
+
+
+def test_a_full_disk_withholds_acknowledgements_and_recovers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rig.journal, "_no_room", lambda: "no room")
+    mids = [rig.transport.put(reading(cycle)) for cycle in range(1, 5)]
+    rig.settle()
+    rig.worker.tick()
+    assert rig.transport.acknowledged == []
+    late = rig.transport.put(reading(5))
+    rig.settle()
+    assert len(rig.transport.inbox) == 1  # nothing more is taken in
+    assert json.loads(rig.transport.sent[-1].payload)["state"] == "active"
+    monkeypatch.undo()
+    rig.settle(2.0)
+    rig.settle()
+    rig.worker.tick()
+    assert rig.transport.acknowledged == [*mids, late]
+    assert json.loads(rig.transport.sent[-1].payload)["alarm"] == "disk_full"
+    assert json.loads(rig.transport.sent[-1].payload)["state"] == "normal"
+
+
+def test_statistics_tell_lag_and_age(rig: Rig) -> None:
+    rig.transport.hold = True
+    for cycle in range(1, 5):
+        rig.transport.put(reading(cycle))
+    rig.settle(2.0)
+    statistics = rig.worker.statistics()
+    assert (statistics.readings, statistics.predictions, statistics.lag_entries) == (4, 2, 0)
+    assert statistics.oldest_unanswered == pytest.approx(4.0)
+    assert statistics.unpublished > 0
+
+
+Action = tuple[str, int]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    actions=st.lists(
+        st.tuples(
+            st.sampled_from(["send", "send", "send", "step", "commit", "hold", "release", "crash"]), st.integers(0, 2)
+        ),
+        max_size=60,
+    )
+)
+def test_a_crash_anywhere_loses_no_answer_and_no_event_and_counts_no_cycle_twice(
+    tmp_path_factory: pytest.TempPathFactory, actions: list[Action]
+) -> None:
+    """Against a run without crashes: the same predictions and the same alarm events, each at least once."""
+    crashing, quiet = (Rig(tmp_path_factory.mktemp("s"), limits=Limits(outbox=6, tail=7)) for _ in range(2))
+    sent: list[tuple[str, dict[str, Any]]] = []
+    cycles = [0, 0, 0]
+    owed: dict[int, tuple[str, dict[str, Any]]] = {}  # what the broker still has: not acknowledged
+
+    def put(rig: Rig, asset: str, payload: dict[str, Any]) -> None:
+        mid = rig.transport.put(payload, asset)
+        if rig is crashing:
+            owed[mid] = (asset, payload)
+
+    for action, number in actions:
+        if action == "send":
+            cycles[number] += 1
+            rul = 10.0 if cycles[number] % 7 in (3, 4, 5) else 60.0
+            message = (f"a{number}", reading(cycles[number], rul + number, ts=NOW + len(sent)))
+            sent.append(message)
+            put(crashing, *message)
+        elif action == "step":
+            crashing.worker.step()
+        elif action == "commit":
+            crashing.worker.commit()
+        elif action in ("hold", "release"):
+            crashing.transport.hold = action == "hold"
+        else:
+            for mid in crashing.transport.acknowledged:
+                owed.pop(mid, None)
+            crashing.transport.inbox.clear()
+            crashing.crash()
+            again, owed = list(owed.values()), {}
+            for asset, payload in again:
+                put(crashing, asset, payload)
+    crashing.transport.hold = False
+    crashing.settle(6.0)
+    crashing.settle(6.0)
+    for message in sent:
+        put(quiet, *message)
+    quiet.settle()
+
+    def answers(rig: Rig) -> dict[tuple[str, int], float]:
+        found: dict[tuple[str, int], float] = {}
+        for p in rig.transport.predictions():
+            key = (p["asset"], p["cycle"])
+            assert found.setdefault(key, p["rul"]) == p["rul"]
+        return found
+
+    assert answers(crashing) == answers(quiet)
+    assert set(crashing.transport.events()) == set(quiet.transport.events())
+    assert len(set(quiet.transport.events())) == len(quiet.transport.events())
+    retained = {
+        m.topic: json.loads(m.payload) for m in crashing.transport.sent if m.retain and not m.topic.startswith("out/d")
+    }
+    expected = {m.topic: json.loads(m.payload) for m in quiet.transport.sent if m.retain}
+    for topic, payload in expected.items():
+        same = ("cycle", "rul") if topic.endswith("/p") else ("state",)
+        assert {k: retained[topic][k] for k in same} == {k: payload[k] for k in same}
+    crashing.journal.close()
+    quiet.journal.close()
+
+
+def test_the_answers_are_those_of_the_engine(rig: Rig) -> None:
+    for cycle in range(1, 4):
+        rig.transport.put({"cycle": cycle, "values": [40.0 + cycle, 0.5]})
+    rig.settle()
+    (prediction,) = rig.transport.predictions()
     np.testing.assert_allclose(prediction["rul"], 43.0, atol=1e-4)
+    assert prediction["journal"] == "j"

@@ -88,6 +88,7 @@ class MqttTransport:
         self.connected = False
         self.subscribed = False  # on this connection, acknowledged by the broker
         self.attempted = threading.Event()  # a first connection came up or failed
+        self.new_session = False  # the broker had none for us; the worker clears it
         self.fatal: EdgeRulError | None = None
         self.dropped_qos0 = 0
         self.refused = 0  # publishes that the broker acknowledged with a failure
@@ -162,7 +163,7 @@ class MqttTransport:
                 self._inbox_bytes -= len(message.payload)
                 return message
             renew = self._overflow
-        if renew:
+        if renew and self.connected:
             # What was not taken in is still unacknowledged: a new connection makes the broker send it again.
             self._log.warning("inbox_drained", action="renewing the connection")
             self._drop_connection()
@@ -176,6 +177,14 @@ class MqttTransport:
     def backlog(self) -> int:
         """Messages that wait for the broker, in flight or not."""
         return len(self._outbox) + len(self._in_flight)
+
+    @property
+    def oldest_seq(self) -> int | None:
+        """The seq of the oldest QoS 1 message that the broker has not acknowledged, or None."""
+        in_flight = next(iter(self._in_flight.values()), None)
+        waiting = self._outbox[0] if self._outbox else None
+        seqs = [message.seq for message in (in_flight, waiting) if message is not None]
+        return min(seqs, default=None)
 
     def send(self, messages: Sequence[Message]) -> None:
         """Publish in order, as the in-flight window allows. Keeps what cannot go out yet."""
@@ -266,6 +275,8 @@ class MqttTransport:
         else:
             client.subscribe([(text, 1) for text in self._filters])
         self._since = time.monotonic()
+        if not flags.session_present:
+            self.new_session = True
         self.connected = True
         self.attempted.set()
         self._log.info("connected", broker=self._broker, session="kept" if flags.session_present else "new")

@@ -146,6 +146,21 @@ class Alarms:
                 changes.append(Change(asset, rule, new, cycle, time, event))
         return changes
 
+    def states(self, asset: Asset, cycle: int) -> list[Change]:
+        """Every alarm of the asset as it stands, to publish again. cycle: the asset's newest."""
+        row = self._states.get(asset, [])
+        return [Change(asset, r, s, cycle, None, None) for s, r in zip(row, self._rules, strict=False) if s is not None]
+
+    def dump(self, asset: Asset) -> bytes:
+        """The asset's alarms by name, as they are stored."""
+        row = self._states.get(asset, [])
+        return msgspec.msgpack.encode({r.name: s for s, r in zip(row, self._rules, strict=False) if s is not None})
+
+    def load(self, asset: Asset, blob: bytes) -> None:
+        """Take what `dump` gave. An alarm that the configuration no longer has is forgotten."""
+        stored = msgspec.msgpack.decode(blob, type=dict[str, Status])
+        self._states[asset] = [stored.get(rule.name) for rule in self._rules]
+
     def new_life(self, asset: Asset, life: int, cycle: int, time: int | None) -> list[Change]:
         """A new life clears the old one's alarms. cycle: the first of the new life."""
         changes = []

@@ -6,6 +6,8 @@ that a batch may hold several windows of one asset. Knows no engine and no alarm
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
 import numpy as np
 
@@ -17,6 +19,9 @@ class Due(msgspec.Struct, frozen=True):
     """A window that wants a prediction, keyed by (asset, life, cycle). seq: of the entry that made it due.
 
     held: values of the window that were missing and held. missing: cycles that never came between its first and last.
+    revision: of the key's answer, from 0. newest: the cycle is the asset's newest, so its answer is retained. alarm:
+    the answer moves the alarms; only a newest cycle's first answer does. skipped: due windows of the asset that were
+    left out since its last answer, as scoring lagged.
     """
 
     seq: int
@@ -26,6 +31,10 @@ class Due(msgspec.Struct, frozen=True):
     time: int | None
     held: int
     missing: int
+    revision: int
+    newest: bool
+    alarm: bool
+    skipped: int = 0
 
 
 class NewLife(msgspec.Struct, frozen=True):
@@ -42,7 +51,7 @@ class Batch(msgspec.Struct, frozen=True):
     """What the pipeline yields. x: (B, T, F) float32, normalised, a buffer that the next batch will not touch.
 
     steps: what happened, in order of seq; the b-th Due among them owns x[b]. outside: (B, F) which inputs of the last
-    reading lie beyond the training range. upto: the seq that this batch answers.
+    reading lie beyond the training range. upto: the seq that this batch answers, with all that came before.
     """
 
     x: Array
@@ -56,30 +65,59 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Builder:
-    """Gathers one batch of at most `size` windows."""
+    """Gathers steps and gives them out in batches of at most `size` windows."""
 
     def __init__(self, size: int, window: int, inputs: int) -> None:
-        self._raw = np.empty((size, window, inputs), np.float32)  # (B, T, F)
-        self._steps: list[Due | NewLife] = []
+        self._size = size
+        self._shape = (window, inputs)
+        self._steps: deque[tuple[Due | NewLife, Array | None]] = deque()
         self._windows = 0
 
     @property
     def full(self) -> bool:
-        return self._windows == len(self._raw)
+        return self._windows >= self._size
 
-    def slot(self) -> Array:
-        """(T, F) where the next due window has to be written; `add` of its Due must follow."""
-        view: Array = self._raw[self._windows]
-        return view
+    @property
+    def empty(self) -> bool:
+        return not self._steps
 
-    def add(self, step: Due | NewLife) -> None:
-        self._steps.append(step)
-        self._windows += isinstance(step, Due)
+    def add(self, step: Due | NewLife, window: Array | None = None) -> None:
+        """window: (T, F) raw, of a Due. One late reading may add more than a batch; the rest stays for the next."""
+        self._steps.append((step, window))
+        self._windows += window is not None
 
-    def take(self, normaliser: ZScore, low: Array, high: Array, upto: int) -> Batch:
-        """The batch so far, normalised; the builder starts anew. low, high: (F,) training range."""
-        raw = self._raw[: self._windows]  # (B, T, F)
-        batch = Batch(normaliser.apply(raw), self._steps, outside(raw[:, -1], low, high), upto)
-        self._steps = []
-        self._windows = 0
-        return batch
+    def keep_latest(self) -> int:
+        """Drop every due window but each asset's newest. Returns how many were dropped."""
+        newest: dict[Asset, Due] = {}
+        dropped: dict[Asset, int] = {}
+        for step, _ in self._steps:
+            if isinstance(step, Due):
+                if step.asset in newest:
+                    dropped[step.asset] = dropped.get(step.asset, 0) + 1
+                if step.asset not in newest or step.newest:
+                    newest[step.asset] = step
+        kept: deque[tuple[Due | NewLife, Array | None]] = deque()
+        for step, window in self._steps:
+            if not isinstance(step, Due):
+                kept.append((step, window))
+            elif newest[step.asset] is step:
+                skipped = dropped.get(step.asset, 0)
+                kept.append((msgspec.structs.replace(step, skipped=step.skipped + skipped), window))
+        self._windows -= len(self._steps) - len(kept)
+        self._steps = kept
+        return sum(dropped.values())
+
+    def take(self, normaliser: ZScore, low: Array, high: Array, applied: int) -> Batch:
+        """The next batch, normalised. low, high: (F,) training range. applied: seq of the newest entry applied."""
+        steps: list[Due | NewLife] = []
+        windows: list[Array] = []
+        while self._steps and (self._steps[0][1] is None or len(windows) < self._size):
+            step, window = self._steps.popleft()
+            steps.append(step)
+            if window is not None:
+                windows.append(window)
+        self._windows -= len(windows)
+        raw = np.array(windows, np.float32).reshape(-1, *self._shape)  # (B, T, F)
+        # An entry whose windows did not all fit is answered by the batch that holds its last one.
+        upto = self._steps[0][0].seq - 1 if self._steps else applied
+        return Batch(normaliser.apply(raw), steps, outside(raw[:, -1], low, high), upto)

@@ -11,21 +11,31 @@ import numpy as np
 
 from edge_rul.core.payload import Reading
 from edge_rul.core.topic import Asset
-from edge_rul.core.window import Rings
+from edge_rul.core.window import Rings, Window
 from edge_rul.errors import Reason
 
 
-class Applied(msgspec.Struct, frozen=True):
-    """A reading that entered its asset's window. new_life: the number of the life that it ended, or None.
+class Answer(msgspec.Struct, frozen=True):
+    """A window that wants a prediction. newest: whether its cycle is the asset's newest."""
 
-    gap: cycles that are missing before it. due: whether the window is full, so that it wants a prediction.
+    cycle: int
+    time: int | None
+    revision: int
+    window: Window
+    newest: bool
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """A reading that entered its asset's ring. ended: the number of the life that it ended, or None.
+
+    gap: cycles that are missing before it. late: it filled a hole. answers: by cycle, the newest last.
     """
 
-    row: int
     life: int
-    ended: int | None
-    gap: int
-    due: bool
+    ended: int | None = None
+    gap: int = 0
+    late: bool = False
+    answers: list[Answer] = []
 
 
 class _Life(msgspec.Struct):
@@ -44,63 +54,119 @@ class _Life(msgspec.Struct):
     old_cycle: int = -1
 
 
+class _Blob(msgspec.Struct, array_like=True):
+    """An asset's state as it is stored."""
+
+    version: int
+    life: tuple[int, int, int, int | None, bool, int | None, int]
+    cycles: bytes
+    times: bytes
+    revisions: bytes
+    values: bytes
+
+
 class Lives:
-    """All assets that were heard of, at most `limit`."""
+    """All assets that were heard of, at most `limit`. changed: those whose state moved since the caller cleared it."""
 
     def __init__(self, rings: Rings, limit: int) -> None:
         self._rings = rings
         self._limit = limit
         self._lives: dict[Asset, _Life] = {}
+        self.changed: set[Asset] = set()
 
     def __len__(self) -> int:
         return len(self._lives)
 
+    @property
+    def assets(self) -> list[Asset]:
+        return list(self._lives)
+
+    def reserve(self, assets: int) -> None:
+        """Make room for so many assets at once."""
+        self._rings.reserve(assets)
+
     def apply(self, reading: Reading) -> Applied | Reason:
-        """Put the reading into its window, or say why not."""
+        """Put the reading into its asset's ring, or say why not."""
         life = self._lives.get(reading.asset)
+        incomplete = bool(np.isnan(reading.values).any())
         if life is None:
             if len(self._lives) >= self._limit:
                 return Reason.TOO_MANY_ASSETS
-            if np.isnan(reading.values).any():
+            if incomplete:
                 return Reason.NOTHING_TO_HOLD
-            life = self._lives[reading.asset] = _Life(len(self._lives))
-            self._rings.reserve(len(self._lives))
-            return self._enter(life, reading, None)
+            life = self._add(reading.asset)
         verdict = self._judge(life, reading)
         if isinstance(verdict, Reason):
             return verdict
-        fresh = verdict or life.empty
-        if fresh and np.isnan(reading.values).any():
+        if (verdict == "new life" or life.empty) and incomplete:
             return Reason.NOTHING_TO_HOLD
-        ended = life.number if verdict else None
-        if verdict:
+        self.changed.add(reading.asset)
+        if verdict == "late":
+            return self._late(life, reading)
+        ended = None
+        if verdict == "new life":
+            ended = life.number
             self._end(life, reading.time)
-        return self._enter(life, reading, ended)
+        return self._next(life, reading, ended)
 
     def reset(self, asset: Asset) -> tuple[int, int] | None:
         """End the asset's life by command: the next life's number, the old one's last cycle; None where none ended."""
         life = self._lives.get(asset)
         if life is None or life.empty:
             return None
+        self.changed.add(asset)
         self._end(life, None if life.last_time is None else life.last_time + 1)
         return life.number, life.last_cycle
 
-    def _judge(self, life: _Life, reading: Reading) -> bool | Reason:
-        """True: it begins a new life. False: it is the next reading of this one. Otherwise why it is not used."""
+    def newest(self, asset: Asset) -> tuple[int, Answer] | None:
+        """The asset's life and its newest answer as it was last given; None where there is none."""
+        life = self._lives[asset]
+        position = self._rings.count(life.row) - 1
+        if life.empty or (revision := self._rings.revision(life.row, position)) < 0:
+            return None
+        window = self._rings.window_at(life.row, position)
+        time = self._rings.time(life.row, position)
+        return (life.number, Answer(life.last_cycle, time, revision, window, True)) if window else None
+
+    def dump(self, asset: Asset) -> bytes:
+        """The asset's state."""
+        life = self._lives[asset]
+        fields = msgspec.structs.astuple(life)[1:]
+        return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row)))
+
+    def load(self, asset: Asset, blob: bytes) -> None:
+        """Take the state that `dump` gave. Raises ValueError where it is of another version or other inputs."""
+        state = msgspec.msgpack.decode(blob, type=_Blob)
+        if state.version != 1:
+            raise ValueError(f"the state of {asset} has version {state.version}, this program reads 1")
+        life = self._lives.get(asset) or self._add(asset)
+        self._lives[asset] = _Life(life.row, *state.life)
+        self._rings.load(life.row, state.cycles, state.times, state.revisions, state.values)
+
+    def _add(self, asset: Asset) -> _Life:
+        life = self._lives[asset] = _Life(len(self._lives))
+        self._rings.reserve(len(self._lives))
+        return life
+
+    def _judge(self, life: _Life, reading: Reading) -> Reason | str:
+        """`next`, `late` or `new life`, or why the reading is not used."""
         older = life.since is not None and reading.time is not None and reading.time < life.since
         if older and reading.cycle <= life.old_cycle:
             return Reason.OLD_LIFE
         if life.empty or reading.cycle > life.last_cycle:
-            return False
-        there = self._rings.find(life.row, reading.cycle)
-        hole = there is None and reading.cycle > self._rings.oldest_cycle(life.row)
-        # A cycle that fills a hole is late whatever its time says; only after that does a newer time mean an overhaul.
+            return "next"
+        position, there = self._rings.find(life.row, reading.cycle)
+        if not there and position > 0:
+            # It fills a hole, so it is late whatever its time; only after that does a newer time mean an overhaul.
+            newer_readings = self._rings.count(life.row) - position
+            return "late" if newer_readings <= self._rings.max_late else Reason.LATE
         newer = reading.time is not None and life.last_time is not None and reading.time > life.last_time
-        if newer and not hole and reading.cycle < life.last_cycle:
-            return True
-        if there is not None:
-            sent = ~np.isnan(reading.values)
-            return Reason.DUPLICATE if np.array_equal(there[sent], reading.values[sent]) else Reason.CONFLICT
+        if newer and reading.cycle < life.last_cycle:
+            return "new life"
+        if there:
+            first, sent = self._rings.reading(life.row, position), ~np.isnan(reading.values)
+            same = np.array_equal(first[sent], reading.values[sent])
+            return Reason.DUPLICATE if same else Reason.CONFLICT
         return Reason.OLD_LIFE if reading.cycle < life.first_cycle else Reason.LATE
 
     def _end(self, life: _Life, since: int | None) -> None:
@@ -110,19 +176,37 @@ class Lives:
         life.empty = True
         life.last_time = None
 
-    def _enter(self, life: _Life, reading: Reading, ended: int | None) -> Applied:
-        values, held = reading.values, 0
-        if (missing := np.isnan(values)).any():
-            values = np.where(missing, self._rings.newest(life.row), values)
-            held = int(missing.sum())
+    def _next(self, life: _Life, reading: Reading, ended: int | None) -> Applied:
         gap = 0
         if life.empty:
-            life.first_cycle = reading.cycle
-            life.empty = False
+            life.first_cycle, life.empty = reading.cycle, False
         else:
             gap = reading.cycle - life.last_cycle - 1
-        self._rings.add(life.row, reading.cycle, values, held)
+        position = self._rings.insert(
+            life.row, self._rings.count(life.row), reading.cycle, reading.time, reading.values
+        )
         life.last_cycle = reading.cycle
         if reading.time is not None and (life.last_time is None or reading.time > life.last_time):
             life.last_time = reading.time
-        return Applied(life.row, life.number, ended, gap, self._rings.full(life.row))
+        window = self._rings.window_at(life.row, position)
+        answers = [self._answer(life, position, window)] if window else []
+        return Applied(life.number, ended, gap, False, answers)
+
+    def _late(self, life: _Life, reading: Reading) -> Applied:
+        """Its own window, and again every later one that is not what it was before."""
+        row = life.row
+        position, _ = self._rings.find(row, reading.cycle)
+        later = self._rings.count(row) - position
+        before = [self._rings.window_at(row, position + i) for i in range(later)]
+        position = self._rings.insert(row, position, reading.cycle, reading.time, reading.values)
+        answers = []
+        for i in range(later + 1):
+            window = self._rings.window_at(row, position + i)
+            if window and (i == 0 or not window.same(before[i - 1])):
+                answers.append(self._answer(life, position + i, window))
+        return Applied(life.number, None, 0, True, answers)
+
+    def _answer(self, life: _Life, position: int, window: Window) -> Answer:
+        cycle = int(self._rings.cycles(life.row)[position])
+        time, revision = self._rings.time(life.row, position), self._rings.revise(life.row, position)
+        return Answer(cycle, time, revision, window, cycle == life.last_cycle)

@@ -5,6 +5,7 @@ Owns topics, quality of service, retention and the published shapes. Knows no cl
     prediction    QoS 1, retained       an asset's newest state, found by whoever subscribes later
     alarm         QoS 1, retained       the current state of one alarm of one asset
     alarm event   QoS 1, not retained   it happened once
+    statistics    QoS 0, not retained   how the daemon does
     availability  QoS 1, retained       `online`, or `offline` as the last will
 """
 
@@ -66,7 +67,44 @@ class AlarmEvent(msgspec.Struct, frozen=True):
     value: float
 
 
-PUBLISHED: dict[str, Any] = {"prediction": Prediction, "alarm": AlarmState, "alarm-event": AlarmEvent}
+class Statistics(msgspec.Struct, frozen=True):
+    """How the daemon does, every few seconds. Counters run from its start. Times in seconds, `ts` by its own clock.
+
+    lag_entries: that came in and are not applied. oldest_unanswered: age of the oldest entry whose answers the broker
+    has not acknowledged. journal_rate: bytes an hour that the journal has grown by since the start.
+    """
+
+    schema: Literal["edge-rul/statistics/1"]
+    ts: str
+    uptime: float
+    assets: int
+    readings: int
+    predictions: int
+    revisions: int
+    late: int
+    gaps: int
+    skipped: int
+    future_times: int
+    dropped: dict[str, int]
+    lag_entries: int
+    lag_seconds: float
+    oldest_unanswered: float
+    unpublished: int
+    publish_refused: int
+    watermark: int
+    journal: str
+    journal_bytes: int
+    journal_rate: float
+    disk_free: int
+    connected: bool
+
+
+PUBLISHED: dict[str, Any] = {
+    "prediction": Prediction,
+    "alarm": AlarmState,
+    "alarm-event": AlarmEvent,
+    "statistics": Statistics,
+}
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -85,13 +123,24 @@ def iso(time: int | None) -> str | None:
 class Outgoing:
     """Makes messages, on the topics of one configuration."""
 
-    def __init__(self, prediction: Template, alarm: Template, alarm_event: Template) -> None:
+    def __init__(
+        self,
+        prediction: Template,
+        alarm: Template,
+        alarm_event: Template,
+        *,
+        statistics: Template,
+        daemon_alarm: Template,
+    ) -> None:
         self._prediction = prediction
         self._alarm = alarm
         self._event = alarm_event
+        self._statistics = statistics
+        self._daemon_alarm = daemon_alarm
 
-    def prediction(self, asset: Asset, prediction: Prediction, seq: int) -> Message:
-        return Message(self._prediction.format(asset.fields()), _encoder.encode(prediction), True, seq)
+    def prediction(self, asset: Asset, prediction: Prediction, *, newest: bool, seq: int) -> Message:
+        """Only an asset's newest cycle is retained, so that its state never goes backwards."""
+        return Message(self._prediction.format(asset.fields()), _encoder.encode(prediction), newest, seq)
 
     def alarm(self, change: Change, seq: int) -> list[Message]:
         """The new state, and before it the event that led there, if one did."""
@@ -127,3 +176,22 @@ class Outgoing:
         topic = self._alarm.format({**asset.fields(), "alarm": rule.name})
         messages.append(Message(topic, _encoder.encode(state), True, seq))
         return messages
+
+    def statistics(self, statistics: Statistics) -> Message:
+        return Message(self._statistics.text, _encoder.encode(statistics), False, 0, qos=0)
+
+    def daemon_alarm(self, name: str, *, active: bool, value: float, time: int, seq: int) -> Message:
+        """An alarm of the daemon's own, of the reserved asset `_daemon`."""
+        state = AlarmState(
+            schema="edge-rul/alarm/1",
+            asset="_daemon",
+            levels={},
+            alarm=name,
+            priority="high",
+            state="active" if active else "normal",
+            life=0,
+            cycle=0,
+            ts=iso(time),
+            value=value,
+        )
+        return Message(self._daemon_alarm.format({"alarm": name}), _encoder.encode(state), True, seq)

@@ -51,6 +51,27 @@ class Reset(msgspec.Struct, frozen=True):
 Entry = Reading | Reset
 
 
+def pack(entry: Entry) -> bytes:
+    """The entry as a journal keeps it: an array in MessagePack, values as little-endian float32."""
+    asset = (entry.asset.name, entry.asset.levels)
+    if isinstance(entry, Reset):
+        return msgspec.msgpack.encode((1, *asset))
+    return msgspec.msgpack.encode((0, *asset, entry.cycle, entry.time, entry.values.astype("<f4").tobytes()))
+
+
+def unpack(data: bytes) -> Entry:
+    """The entry that `pack` gave. Raises ValueError for anything else."""
+    try:
+        kind, name, levels, *rest = msgspec.msgpack.decode(data)
+        asset = Asset(name, tuple((str(key), str(value)) for key, value in levels))
+        if kind == 1:
+            return Reset(asset)
+        cycle, time, values = rest
+        return Reading(asset, cycle, time, np.frombuffer(values, "<f4").astype(np.float32))
+    except (msgspec.DecodeError, TypeError, ValueError) as e:
+        raise ValueError(f"not an entry: {e}") from None
+
+
 class Decoded(msgspec.Struct, frozen=True):
     """What one message held. future: readings whose time was dropped, as it lay ahead of our clock."""
 

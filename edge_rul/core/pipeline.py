@@ -1,9 +1,9 @@
 """The corridor: messages in, a batch out; answers in, messages out.
 
     decoded = pipeline.decode(topic, payload, received)    -> entries, and what was rejected
-    tail.append(decoded.entries)                           numbers them
-    batch = pipeline.fill(tail)                            -> windows that are due, perhaps none, and `upto`
-    out = pipeline.complete(batch, rul, logits)            -> messages, each with the seq that it comes from
+    tail.append(numbered entries)                          the journal gives the numbers
+    batch = pipeline.fill(tail, durable)                   -> windows that are due, perhaps none, and `upto`
+    done = pipeline.complete(batch, rul, logits)           -> messages and alarm rows, each with the seq it comes from
 
 Owns the walk between the rooms and counts everything that was dropped, and why. It yields a batch and is given the
 answer, so it never calls an engine; the caller owns I/O and time. One batch is under way at a time.
@@ -12,27 +12,45 @@ answer, so it never calls an engine; the caller owns I/O and time. One batch is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from edge_rul.core.alarm import Alarms, Change, Rule
 from edge_rul.core.batch import Batch, Builder, Due, NewLife
-from edge_rul.core.life import Lives
+from edge_rul.core.life import Answer, Lives
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Message, Outgoing, iso
 from edge_rul.core.payload import Decoded, Decoder, Reading, Reset
 from edge_rul.core.prediction import Model, predict
 from edge_rul.core.tail import Tail
+from edge_rul.core.topic import Asset
 from edge_rul.core.window import Rings
 from edge_rul.errors import Reason
+
+
+class AlarmRow(msgspec.Struct, frozen=True):
+    """An asset's alarms as they stood at `seq`; a journal keeps the newest at or below its watermark."""
+
+    seq: int
+    asset: Asset
+    blob: bytes
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """What a batch's answers lead to, in order of seq."""
+
+    messages: list[Message]
+    alarms: list[AlarmRow]
 
 
 class Pipeline:
     """The state of all assets under one bundle and one configuration.
 
-    counts: `readings` that came in, `gaps` (cycles that never came), `future_times` that were dropped, `predictions`.
-    dropped: by reason; with `readings` it accounts for every element of every message.
+    counts: `readings` that came in, `gaps` (cycles that never came), `late` ones among the readings, `predictions`,
+    `revisions` among those, due windows that were `skipped`, and `future_times` that were dropped. dropped: by reason;
+    with `readings` it accounts for every element of every message.
     """
 
     def __init__(
@@ -48,24 +66,29 @@ class Pipeline:
         rules: list[Rule],
         max_batch: int = 32,
         max_assets: int = 10_000,
+        max_late: int | None = None,
+        max_gap: int = 0,
     ) -> None:
+        """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
+        row that may be held."""
         self._model = model
         self._normaliser = normaliser
         self._low = np.asarray(low, np.float32)
         self._high = np.asarray(high, np.float32)
         self._decoder = decoder
         self._outgoing = outgoing
-        self._rings = Rings(window, len(model.inputs))
-        self._lives = Lives(self._rings, max_assets)
-        self._alarms = Alarms(rules)
-        self._window = window
+        late = window if max_late is None else max_late
+        self._rings = Rings(window, len(model.inputs), max_late=late, max_gap=max_gap)
+        self.lives = Lives(self._rings, max_assets)
+        self.alarms = Alarms(rules)
         self._builder = Builder(max_batch, window, len(model.inputs))
+        self._answered = 0  # entries up to here were answered before a restart, and are not again
+        self._catch_up = 0  # entries up to here came before a restart
+        self._touched: set[Asset] = set()  # assets that were answered while catching up
+        self._restored: dict[Asset, int] = {}  # asset -> seq of the snapshot that it was restored from
+        self.applied = 0  # seq of the newest entry applied
         self.counts: Counter[str] = Counter()
         self.dropped: Counter[Reason] = Counter()
-
-    @property
-    def assets(self) -> int:
-        return len(self._lives)
 
     def decode(self, topic: str, payload: bytes, received: int) -> Decoded:
         """One message to entries. received: the caller's clock, epoch milliseconds. Rejected elements are counted."""
@@ -75,61 +98,149 @@ class Pipeline:
             self.dropped[bad.reason] += 1
         return decoded
 
-    def fill(self, tail: Tail) -> Batch | None:
-        """Apply entries in order of seq until a batch is full or the tail is empty. None where the tail was empty."""
-        upto = None
-        while not self._builder.full and (item := tail.pop()) is not None:
-            upto, entry = item
-            if isinstance(entry, Reset):
-                self._reset(upto, entry)
+    @property
+    def idle(self) -> bool:
+        """Whether no window waits for the next batch."""
+        return self._builder.empty
+
+    def begin(self, *, replay_from: int, answered: int, catch_up: int) -> None:
+        """After a restart: entries from `replay_from` on are applied again, those up to `answered` are not answered.
+
+        Answers to entries up to `catch_up` may have been published before, with newer ones after them: they go out
+        unretained, so that no retained state goes backwards; see `caught_up`.
+        """
+        self.applied, self._answered, self._catch_up = replay_from, answered, catch_up
+
+    def caught_up(self) -> list[Asset]:
+        """Assets whose retained states have to go out once more, once all entries before the restart are applied."""
+        if self.applied < self._catch_up:
+            return []
+        self._catch_up = 0
+        touched, self._touched = list(self._touched), set()
+        self._restored.clear()
+        return touched
+
+    def restore(self, asset: Asset, seq: int, state: bytes) -> None:
+        """Take an asset's state as it stood at `seq`. Raises ValueError where it does not fit program or bundle."""
+        self.lives.load(asset, state)
+        self._restored[asset] = seq
+
+    def fill(self, tail: Tail, durable: int, *, latest: bool = False) -> Batch | None:
+        """Apply entries in order of seq until a batch is full or nothing more may be answered. None where none was.
+
+        durable: seq up to which entries are committed. latest: apply all that is at hand, and keep of each asset's due
+        windows only the newest, which says how many were skipped.
+        """
+        started = not self._builder.empty
+        while (latest or not self._builder.full) and (numbered := tail.pop(durable)) is not None:
+            started = True
+            self.applied = numbered.seq
+            if numbered.seq <= self._answered and numbered.seq <= self._restored.get(numbered.entry.asset, 0):
+                continue  # its asset's snapshot holds it already
+            if isinstance(numbered.entry, Reset):
+                self._reset(numbered.seq, numbered.entry)
             else:
-                self._apply(upto, entry)
-        return None if upto is None else self._builder.take(self._normaliser, self._low, self._high, upto)
+                self._apply(numbered.seq, numbered.entry)
+        if not started:
+            return None
+        if latest:
+            self.counts["skipped"] += self._builder.keep_latest()
+        return self._builder.take(self._normaliser, self._low, self._high, self.applied)
 
     def _reset(self, seq: int, entry: Reset) -> None:
-        if (ended := self._lives.reset(entry.asset)) is not None:
+        if (ended := self.lives.reset(entry.asset)) is not None and seq > self._answered:
             life, last_cycle = ended
             self._builder.add(NewLife(seq, entry.asset, life, last_cycle, None))
 
     def _apply(self, seq: int, reading: Reading) -> None:
+        applied = self.lives.apply(reading)
+        if seq <= self._answered:
+            return
         self.counts["readings"] += 1
-        applied = self._lives.apply(reading)
         if isinstance(applied, Reason):
             self.dropped[applied] += 1
             return
         self.counts["gaps"] += applied.gap
+        self.counts["late"] += applied.late
         if applied.ended is not None:
             self._builder.add(NewLife(seq, reading.asset, applied.life, reading.cycle, reading.time))
-        if applied.due:
-            row = applied.row
-            self._rings.copy(row, self._builder.slot())
-            missing = reading.cycle - self._rings.oldest_cycle(row) + 1 - self._window
-            held = self._rings.held(row)
-            self._builder.add(Due(seq, reading.asset, applied.life, reading.cycle, reading.time, held, missing))
+        for answer in applied.answers:
+            self._due(seq, reading.asset, applied.life, answer, alarm=answer.newest and answer.revision == 0)
 
-    def complete(self, batch: Batch, rul: Array, logits: Array) -> list[Message]:
+    def _due(self, seq: int, asset: Asset, life: int, answer: Answer, *, alarm: bool) -> None:
+        window = answer.window
+        due = Due(
+            seq=seq,
+            asset=asset,
+            life=life,
+            cycle=answer.cycle,
+            time=answer.time,
+            held=window.held,
+            missing=window.missing,
+            revision=answer.revision,
+            newest=answer.newest,
+            alarm=alarm,
+        )
+        self._builder.add(due, window.values)
+
+    def again(self, assets: Iterable[Asset]) -> Batch:
+        """The newest windows of `assets`, to publish once more for a broker that has forgotten them.
+
+        Call it only between batches, with no more assets than a batch holds; the answers move no alarm.
+        """
+        for asset in assets:
+            if (found := self.lives.newest(asset)) is not None:
+                self._due(self.applied, asset, found[0], found[1], alarm=False)
+        return self._builder.take(self._normaliser, self._low, self._high, self.applied)
+
+    def alarm_states(self, asset: Asset) -> list[Message]:
+        """The asset's alarms as they stand, to publish once more."""
+        found = self.lives.newest(asset)
+        return self._messages(self.alarms.states(asset, found[1].cycle), self.applied) if found else []
+
+    def complete(self, batch: Batch, rul: Array, logits: Array) -> Completed:
         """The engine's answers to messages. rul: (B,), logits: (B, C), in the order of the batch's windows."""
-        messages: list[Message] = []
+        done = Completed([], [])
         index = 0
         for step in batch.steps:
             if isinstance(step, Due):
-                messages += self._answer(step, float(rul[index]), logits[index], batch.outside[index])
+                self._answer(done, step, float(rul[index]), logits[index], batch.outside[index])
                 index += 1
             else:
-                messages += self._alarmed(self._alarms.new_life(step.asset, step.life, step.cycle, step.time), step.seq)
-        return messages
+                self._changed(done, step, self.alarms.new_life(step.asset, step.life, step.cycle, step.time))
+        return done
 
-    def _answer(self, due: Due, rul: float, logits: Array, outside: np.typing.NDArray[np.bool_]) -> list[Message]:
+    def _answer(
+        self, done: Completed, due: Due, rul: float, logits: Array, outside: np.typing.NDArray[np.bool_]
+    ) -> None:
         names = [self._model.inputs[i] for i in np.flatnonzero(outside)]
         prediction = predict(due, rul, logits, names, iso(due.time), self._model)
         if prediction is None:
             self.dropped[Reason.ENGINE_NOT_FINITE] += 1
-            return []
+            return
         self.counts["predictions"] += 1
-        changes = self._alarms.predicted(
-            due.asset, due.life, due.cycle, due.time, prediction.rul, prediction.health.probabilities
-        )
-        return [self._outgoing.prediction(due.asset, prediction, due.seq), *self._alarmed(changes, due.seq)]
+        self.counts["revisions"] += due.revision > 0
+        newest = due.newest and self._retained(due)
+        done.messages.append(self._outgoing.prediction(due.asset, prediction, newest=newest, seq=due.seq))
+        if due.alarm:
+            probabilities = prediction.health.probabilities
+            changes = self.alarms.predicted(due.asset, due.life, due.cycle, due.time, prediction.rul, probabilities)
+            self._changed(done, due, changes)
 
-    def _alarmed(self, changes: list[Change], seq: int) -> list[Message]:
+    def _changed(self, done: Completed, step: Due | NewLife, changes: list[Change]) -> None:
+        if changes:
+            messages = self._messages(changes, step.seq)
+            if not self._retained(step):
+                messages = [msgspec.structs.replace(message, retain=False) for message in messages]
+            done.messages.extend(messages)
+            done.alarms.append(AlarmRow(step.seq, step.asset, self.alarms.dump(step.asset)))
+
+    def _retained(self, step: Due | NewLife) -> bool:
+        """Whether what comes of the step may be retained; while catching up the asset is noted for later instead."""
+        if step.seq > self._catch_up:
+            return True
+        self._touched.add(step.asset)
+        return False
+
+    def _messages(self, changes: list[Change], seq: int) -> list[Message]:
         return [message for change in changes for message in self._outgoing.alarm(change, seq)]

@@ -31,10 +31,14 @@ class EngineId(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """What the core has to know of a bundle and its engine to name an answer. classes: in the order of the logits."""
+    """What the core has to know of a bundle and its engine to name an answer. classes: in the order of the logits.
+
+    journal: the id of the journal whose entries are answered.
+    """
 
     bundle: BundleId
     engine: EngineId
+    journal: str
     rul_unit: str
     classes: tuple[str, ...]
     inputs: tuple[str, ...]
@@ -48,23 +52,26 @@ class Health(msgspec.Struct, frozen=True, rename={"name": "class"}):
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """How far the window can be trusted. Uncertain: any of the rest is not empty.
+    """How far the window can be trusted. Uncertain: any of held, missing_cycles and outside is not empty.
 
     held: values of the window that were missing and taken from the reading before. missing_cycles: cycles that never
-    came between the window's first and last. outside: inputs of the last reading beyond what training saw.
+    came between the window's first and last. outside: inputs of the last reading beyond what training saw. skipped: due
+    windows of the asset that were not answered before this one, since the daemon lagged; no fault of the window.
     """
 
     state: Literal["good", "uncertain"]
     held: Annotated[int, msgspec.Meta(ge=0)]
     missing_cycles: Annotated[int, msgspec.Meta(ge=0)]
     outside: list[str]
+    skipped: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Prediction(msgspec.Struct, frozen=True):
     """What is published for one window. RUL is the life left after `cycle`, in `rul_unit`, never negative.
 
     levels: the named levels of the asset's topic but its name. ts: event time of the window's last reading, ISO 8601
-    UTC. revision: 0 for a key's first answer, higher where late readings changed it.
+    UTC. revision: 0 for a key's first answer, higher where late readings changed it. journal: a new id means that
+    windows and lives began anew.
     """
 
     schema: Literal["edge-rul/prediction/1"]
@@ -80,6 +87,7 @@ class Prediction(msgspec.Struct, frozen=True):
     quality: Quality
     bundle: BundleId
     engine: EngineId
+    journal: str
 
 
 def softmax(logits: Array) -> Array:
@@ -105,7 +113,7 @@ def predict(due: Due, rul: float, logits: Array, outside: list[str], ts: str | N
         levels=dict(due.asset.levels),
         life=due.life,
         cycle=due.cycle,
-        revision=0,
+        revision=due.revision,
         ts=ts,
         rul=max(0.0, round(float(rul), _DECIMALS)),
         rul_unit=model.rul_unit,
@@ -113,7 +121,8 @@ def predict(due: Due, rul: float, logits: Array, outside: list[str], ts: str | N
             model.classes[int(probabilities.argmax())],
             {name: round(float(p), _DECIMALS) for name, p in zip(model.classes, probabilities, strict=True)},
         ),
-        quality=Quality("uncertain" if uncertain else "good", due.held, due.missing, outside),
+        quality=Quality("uncertain" if uncertain else "good", due.held, due.missing, outside, due.skipped),
         bundle=model.bundle,
         engine=model.engine,
+        journal=model.journal,
     )

@@ -1,39 +1,65 @@
-"""The in-memory tail: entries that came in and wait for scoring, numbered by `seq`.
+"""The in-memory tail: the entries that wait for scoring, or the first of them where the journal holds more.
 
-Owns the numbers and the order. Bounded: when it is full, ingest leaves messages where they are, so the queue grows in
-the broker and not here. Knows nothing of what an entry holds.
+Owns their order and its own bound. When it is full the newest entries are left to the journal, from where the caller
+refills it once it is empty. Knows nothing of what an entry holds.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+import msgspec
 
 from edge_rul.core.payload import Entry
 
 
-class Tail:
-    """A queue of (seq, entry). `limit` is checked between messages: one message's entries stay together."""
+class Numbered(msgspec.Struct, frozen=True):
+    """An entry with its place in the journal. fleeting: it came at QoS 0, so it is answered only once it is durable."""
 
-    def __init__(self, limit: int) -> None:
+    seq: int
+    entry: Entry
+    fleeting: bool = False
+
+
+class Tail:
+    """A queue of numbered entries, at most `limit`. last: the seq of the newest entry ever offered."""
+
+    def __init__(self, limit: int, last: int = 0) -> None:
         self._limit = limit
-        self._entries: deque[tuple[int, Entry]] = deque()
-        self.last = 0  # the seq of the newest entry ever appended; 0 before the first
+        self._entries: deque[Numbered] = deque()
+        self._taken = last  # the newest that was kept here
+        self.last = last
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
-    def full(self) -> bool:
-        return len(self._entries) >= self._limit
+    def position(self) -> int:
+        """The seq up to which entries were kept here; what follows has to be refilled."""
+        return self._taken
 
-    def append(self, entries: Sequence[Entry]) -> int:
-        """Number and keep the entries. Returns the seq of the newest, which is also that of a message without any."""
-        for entry in entries:
-            self.last += 1
-            self._entries.append((self.last, entry))
-        return self.last
+    @property
+    def behind(self) -> bool:
+        """Whether it is empty although the journal holds more."""
+        return not self._entries and self._taken < self.last
 
-    def pop(self) -> tuple[int, Entry] | None:
-        """The oldest entry and its seq, or None."""
-        return self._entries.popleft() if self._entries else None
+    def append(self, entries: Iterable[Numbered]) -> None:
+        """Offer the newest entries. Those that do not fit, or follow one that did not, are left to the journal."""
+        for numbered in entries:
+            if self._taken == self.last and len(self._entries) < self._limit:
+                self._entries.append(numbered)
+                self._taken = numbered.seq
+            self.last = numbered.seq
+
+    def refill(self, entries: Iterable[Numbered]) -> None:
+        """Keep entries that follow `position`, read from the journal."""
+        for numbered in entries:
+            self._entries.append(numbered)
+            self._taken = numbered.seq
+
+    def pop(self, durable: int) -> Numbered | None:
+        """The oldest entry, or None. durable: seq up to which entries are committed; a fleeting one waits for it."""
+        if not self._entries or (self._entries[0].fleeting and self._entries[0].seq > durable):
+            return None
+        return self._entries.popleft()

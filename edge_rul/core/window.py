@@ -1,28 +1,54 @@
-"""The rings of all assets: the last T readings of each, as a struct of arrays.
+"""The rings of all assets: the last readings of each in order of cycle, as a struct of arrays.
 
-Owns the memory and its order. Rows are numbers; which asset a row belongs to, and whether a reading may enter, is
-decided in `life`. Knows no asset, no time and no engine.
+Owns the memory, its order, and what a window is: the last T rows that end at a reading, where a short gap is filled by
+holding the reading before it, and so is a missing value. A window is a function of the readings in the ring and not of
+their order of arrival. Rows are numbers; which asset a row belongs to, and whether a reading may enter, is decided in
+`life`. Knows no asset, no time and no engine.
 """
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edge_rul.core.normalise import Array
 
 _FIRST_ROWS = 64
+NEVER = -1  # the revision of a reading whose window was never answered
+_NO_TIME = -(2**63)
+
+
+class Window(msgspec.Struct, frozen=True):
+    """T rows that end at one reading. values: (T, F), all finite.
+
+    held: values of its readings that were missing. missing: cycles that never came between its first and last.
+    """
+
+    values: Array
+    held: int
+    missing: int
+
+    def same(self, other: Window | None) -> bool:
+        if other is None or (self.held, self.missing) != (other.held, other.missing):
+            return False
+        return bool(np.array_equal(self.values, other.values))
 
 
 class Rings:
-    """Rings of T readings of F inputs. Memory grows by doubling: T x (4 F + 10) bytes a row, 1.9 kB at 30 x 14."""
+    """Rings of T + max_late + max_gap + 1 readings of F inputs. Memory grows by doubling, 4 F + 18 bytes a reading."""
 
-    def __init__(self, window: int, inputs: int) -> None:
-        self._values = np.zeros((_FIRST_ROWS, window, inputs), np.float32)  # (N, T, F)
-        self._cycles = np.full((_FIRST_ROWS, window), -1, np.int64)  # (N, T), -1 where empty
-        self._held = np.zeros((_FIRST_ROWS, window), np.uint16)  # (N, T) values held in each reading
-        self._count = np.zeros(_FIRST_ROWS, np.int64)  # (N,) readings since the row was cleared
-        self._window = window
+    def __init__(self, window: int, inputs: int, *, max_late: int = 0, max_gap: int = 0) -> None:
+        """max_late: readings that may be newer than a late one. max_gap: cycles that may be held."""
+        self.window = window
+        self.max_late = max_late
+        self.max_gap = max_gap
+        self._size = window + max_late + max_gap + 1
+        self._values = np.zeros((_FIRST_ROWS, self._size, inputs), np.float32)  # (N, R, F), NaN where missing
+        self._cycles = np.zeros((_FIRST_ROWS, self._size), np.int64)  # (N, R), ascending
+        self._times = np.zeros((_FIRST_ROWS, self._size), np.int64)  # (N, R) event times in epoch milliseconds
+        self._revisions = np.full((_FIRST_ROWS, self._size), NEVER, np.int16)  # (N, R)
+        self._count = np.zeros(_FIRST_ROWS, np.int64)  # (N,)
 
     def reserve(self, rows: int) -> None:
         """Make room for row numbers below `rows`."""
@@ -31,46 +57,117 @@ class Rings:
             return
         extra = max(rows, 2 * have) - have
         self._values = np.concatenate([self._values, np.zeros((extra, *self._values.shape[1:]), np.float32)])
-        self._cycles = np.concatenate([self._cycles, np.full((extra, self._window), -1, np.int64)])
-        self._held = np.concatenate([self._held, np.zeros((extra, self._window), np.uint16)])
+        self._cycles = np.concatenate([self._cycles, np.zeros((extra, self._size), np.int64)])
+        self._times = np.concatenate([self._times, np.zeros((extra, self._size), np.int64)])
+        self._revisions = np.concatenate([self._revisions, np.full((extra, self._size), NEVER, np.int16)])
         self._count = np.concatenate([self._count, np.zeros(extra, np.int64)])
 
     def clear(self, row: int) -> None:
         self._count[row] = 0
-        self._cycles[row] = -1
 
-    def add(self, row: int, cycle: int, values: Array, held: int) -> None:
-        """Append a reading, over the oldest one where the ring is full. values: (F,), all finite."""
-        slot = self._count[row] % self._window
-        self._values[row, slot] = values
-        self._cycles[row, slot] = cycle
-        self._held[row, slot] = held
-        self._count[row] += 1
+    def count(self, row: int) -> int:
+        return int(self._count[row])
 
-    def full(self, row: int) -> bool:
-        return bool(self._count[row] >= self._window)
+    def cycles(self, row: int) -> npt.NDArray[np.int64]:
+        """(n,) a view of the cycles held, ascending."""
+        return self._cycles[row, : self._count[row]]
 
-    def newest(self, row: int) -> Array:
-        """(F,) a view of the newest reading's values; the row must not be empty."""
-        view: Array = self._values[row, (self._count[row] - 1) % self._window]
+    def find(self, row: int, cycle: int) -> tuple[int, bool]:
+        """Where `cycle` stands or would stand, and whether it is there."""
+        cycles = self.cycles(row)
+        position = int(np.searchsorted(cycles, cycle))
+        return position, position < len(cycles) and int(cycles[position]) == cycle
+
+    def reading(self, row: int, position: int) -> Array:
+        """(F,) a view of a reading as it came, NaN where a value was missing."""
+        view: Array = self._values[row, position]
         return view
 
-    def find(self, row: int, cycle: int) -> Array | None:
-        """(F,) a view of the values at `cycle`, or None where the ring does not hold it."""
-        slots = np.flatnonzero(self._cycles[row] == cycle)
-        return self._values[row, slots[0]] if len(slots) else None
+    def time(self, row: int, position: int) -> int | None:
+        """The reading's event time, or None where it had none."""
+        time = int(self._times[row, position])
+        return None if time == _NO_TIME else time
 
-    def oldest_cycle(self, row: int) -> int:
-        """The oldest cycle held; the row must not be empty."""
-        slot = self._count[row] % self._window if self.full(row) else 0
-        return int(self._cycles[row, slot])
+    def insert(self, row: int, position: int, cycle: int, time: int | None, values: Array) -> int:
+        """Put a reading at `position`; a full ring loses its oldest. Returns where the reading then stands.
 
-    def held(self, row: int) -> int:
-        """How many values in the row's window were held."""
-        return int(self._held[row, : min(self._count[row], self._window)].sum())
+        values: (F,), NaN where missing; the oldest reading of a ring has to be complete.
+        """
+        count = int(self._count[row])
+        ring = self._values[row]
+        columns = (ring, self._cycles[row], self._times[row], self._revisions[row])
+        if count == self._size:
+            # What the oldest lends to the next one by holding must not go with it.
+            np.copyto(ring[1], ring[0], where=np.isnan(ring[1]))
+            for array in columns:
+                array[: position - 1] = array[1:position]
+            position -= 1
+        else:
+            for array in columns:
+                array[position + 1 : count + 1] = array[position:count]
+            self._count[row] = count + 1
+        new = (values, cycle, _NO_TIME if time is None else time, NEVER)
+        for array, value in zip(columns, new, strict=True):
+            array[position] = value
+        return position
 
-    def copy(self, row: int, out: npt.NDArray[np.float32]) -> None:
-        """Write the row's window into `out` (T, F), oldest first; the ring must be full."""
-        first = int(self._count[row] % self._window)
-        out[: self._window - first] = self._values[row, first:]
-        out[self._window - first :] = self._values[row, :first]
+    def revise(self, row: int, position: int) -> int:
+        """The next revision of the reading's answer, from 0."""
+        self._revisions[row, position] += 1
+        return int(self._revisions[row, position])
+
+    def revision(self, row: int, position: int) -> int:
+        """The revision of the reading's last answer, NEVER where there was none."""
+        return int(self._revisions[row, position])
+
+    def full(self, row: int, position: int) -> bool:
+        """Whether there are T rows that end at `position`."""
+        return position + 1 >= self.window or len(self._rows(row, position)) == self.window
+
+    def window_at(self, row: int, position: int) -> Window | None:
+        """The window that ends at `position`, or None while there are fewer than T rows."""
+        rows = self._rows(row, position)  # (T,)
+        if len(rows) < self.window:
+            return None
+        values = self._values[row, : position + 1]  # (n, F)
+        missing = np.isnan(values)
+        first = int(rows[0])
+        held = 0
+        if missing.any():
+            latest = np.where(missing, 0, np.arange(position + 1)[:, None])  # (n, F) where the value in force came
+            values = np.take_along_axis(values, np.maximum.accumulate(latest, axis=0), axis=0)
+            held = int(missing[first:].sum())
+        cycles = self._cycles[row]
+        absent = int(cycles[position] - cycles[first]) - (position - first)
+        return Window(values[rows], held, absent)
+
+    def _rows(self, row: int, position: int) -> npt.NDArray[np.int64]:
+        """(at most T,) which reading each row of the window shows; one of a short gap shows the reading before it."""
+        if self.max_gap == 0:
+            return np.arange(max(0, position + 1 - self.window), position + 1)
+        gaps = np.diff(self._cycles[row, : position + 1]) - 1  # (position,)
+        times = np.ones(position + 1, np.int64)
+        times[:-1] += np.where(gaps <= self.max_gap, gaps, 0)
+        return np.repeat(np.arange(position + 1), times)[-self.window :]
+
+    def dump(self, row: int) -> tuple[bytes, bytes, bytes, bytes]:
+        """The row's cycles, times, revisions and values, little-endian."""
+        n = int(self._count[row])
+        return (
+            self._cycles[row, :n].astype("<i8").tobytes(),
+            self._times[row, :n].astype("<i8").tobytes(),
+            self._revisions[row, :n].astype("<i2").tobytes(),
+            self._values[row, :n].astype("<f4").tobytes(),
+        )
+
+    def load(self, row: int, cycles: bytes, times: bytes, revisions: bytes, values: bytes) -> None:
+        """Take what `dump` gave, perhaps of a larger ring, of which the newest readings are kept. ValueError if odd."""
+        found = (np.frombuffer(cycles, "<i8"), np.frombuffer(times, "<i8"), np.frombuffer(revisions, "<i2"))
+        rows = np.frombuffer(values, "<f4").reshape(-1, self._values.shape[2])
+        if {len(column) for column in found} != {len(rows)}:
+            raise ValueError(f"{[len(column) for column in found]} cycles, times and revisions of {len(rows)} readings")
+        keep = min(len(rows), self._size)
+        self._count[row] = keep
+        if keep:
+            self._cycles[row, :keep], self._times[row, :keep], self._revisions[row, :keep] = (c[-keep:] for c in found)
+            self._values[row, :keep] = rows[-keep:]

@@ -1,10 +1,12 @@
-"""Lives, duplicates, gaps and windows, against an oracle that cleans the series first."""
+"""Lives, duplicates, gaps, late readings and windows, against an oracle that cleans the series first."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edge_rul.core.life import Applied, Lives
@@ -20,8 +22,8 @@ NAN = float("nan")
 class Bench:
     """Lives and rings of a small window, fed with one asset's readings."""
 
-    def __init__(self, limit: int = 10) -> None:
-        self.rings = Rings(T, F)
+    def __init__(self, limit: int = 10, max_late: int = 3, max_gap: int = 0) -> None:
+        self.rings = Rings(T, F, max_late=max_late, max_gap=max_gap)
         self.lives = Lives(self.rings, limit)
 
     def feed(
@@ -30,10 +32,10 @@ class Bench:
         numbers = (float(cycle), -float(cycle)) if values is None else values
         return self.lives.apply(Reading(Asset(asset), cycle, time, np.array(numbers, np.float32)))
 
-    def window(self, row: int = 0) -> list[list[float]]:
-        out = np.empty((T, F), np.float32)
-        self.rings.copy(row, out)
-        return out.tolist()
+    def newest(self, asset: str = "x") -> list[list[float]]:
+        found = self.lives.newest(Asset(asset))
+        assert found is not None
+        return found[1].window.values.tolist()
 
 
 def accepted(result: Applied | Reason) -> Applied:
@@ -41,35 +43,75 @@ def accepted(result: Applied | Reason) -> Applied:
     return result
 
 
+def answers(result: Applied | Reason) -> list[tuple[int, int, bool]]:
+    """(cycle, revision, newest) of what is due."""
+    return [(a.cycle, a.revision, a.newest) for a in accepted(result).answers]
+
+
 def test_a_window_is_due_from_the_t_th_reading_on() -> None:
     bench = Bench()
-    assert [accepted(bench.feed(c)).due for c in range(1, 7)] == [False, False, False, True, True, True]
-    assert bench.window() == [[c, -c] for c in (3, 4, 5, 6)]
+    assert [answers(bench.feed(c)) for c in range(1, 7)] == [
+        [],
+        [],
+        [],
+        [(4, 0, True)],
+        [(5, 0, True)],
+        [(6, 0, True)],
+    ]
+    assert bench.newest() == [[c, -c] for c in (3, 4, 5, 6)]
 
 
 def test_a_duplicate_and_a_conflict_change_nothing() -> None:
     bench = Bench()
     for cycle in range(5):
         bench.feed(cycle, time=cycle)
-    before = bench.window()
+    before = bench.newest()
     assert bench.feed(4, time=4) is Reason.DUPLICATE
     assert bench.feed(3, time=3) is Reason.DUPLICATE
     assert bench.feed(4, time=99, values=(7, 7)) is Reason.CONFLICT
-    assert bench.window() == before
+    assert bench.newest() == before
 
 
 def test_gaps_are_counted_and_the_window_is_of_readings() -> None:
     bench = Bench()
     assert [accepted(bench.feed(c)).gap for c in (1, 2, 5, 6)] == [0, 0, 2, 0]
-    assert bench.window() == [[c, -c] for c in (1, 2, 5, 6)]
+    assert bench.newest() == [[c, -c] for c in (1, 2, 5, 6)]
 
 
-def test_a_cycle_that_fills_a_hole_is_late_whatever_its_time() -> None:
+def test_a_short_gap_is_held_and_never_due_itself() -> None:
+    bench = Bench(max_gap=2)
+    assert answers(bench.feed(1)) == []
+    assert answers(bench.feed(4)) == [(4, 0, True)]
+    assert bench.newest() == [[1, -1], [1, -1], [1, -1], [4, -4]]
+    assert answers(bench.feed(8)) == [(8, 0, True)]  # a gap of three is too long to hold
+    assert bench.newest() == [[1, -1], [1, -1], [4, -4], [8, -8]]
+
+
+def test_a_late_reading_is_put_in_its_place_and_what_it_touches_is_due_again() -> None:
     bench = Bench()
-    for cycle in (1, 2, 4, 5):
+    for cycle in (1, 2, 3, 5, 6):
         bench.feed(cycle, time=cycle)
-    assert bench.feed(3, time=3) is Reason.LATE
-    assert bench.feed(3, time=1000) is Reason.LATE
+    result = accepted(bench.feed(4, time=1000))  # whatever its time says
+    assert result.late
+    assert answers(result) == [(4, 0, False), (5, 1, False), (6, 1, True)]
+    assert [a.window.values[:, 0].tolist() for a in result.answers] == [[1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6]]
+    assert bench.feed(4) is Reason.DUPLICATE
+
+
+def test_a_late_reading_that_changes_nothing_of_a_window_does_not_make_it_due() -> None:
+    bench = Bench(max_gap=3, max_late=10)
+    for cycle in (1, 2, 4, 5, 6, 7, 8, 9):
+        bench.feed(cycle)
+    late = answers(bench.feed(3))
+    assert late == [(4, 1, False), (5, 1, False), (6, 1, False)]  # of cycle 3 itself there are not four rows yet
+
+
+def test_too_late_is_lost_and_counted() -> None:
+    bench = Bench(max_late=2)
+    for cycle in (1, 2, 3, 5, 6, 7):
+        bench.feed(cycle)
+    assert bench.feed(4) is Reason.LATE
+    assert Bench(max_late=0).feed(1) is not Reason.LATE
 
 
 def test_a_lower_cycle_with_a_newer_time_begins_a_life() -> None:
@@ -77,7 +119,7 @@ def test_a_lower_cycle_with_a_newer_time_begins_a_life() -> None:
     for cycle in range(10, 16):
         bench.feed(cycle, time=cycle)
     first = accepted(bench.feed(1, time=100))
-    assert (first.life, first.ended, first.due, first.gap) == (1, 0, False, 0)
+    assert (first.life, first.ended, first.answers, first.gap) == (1, 0, [], 0)
     assert bench.feed(15, time=15) is Reason.OLD_LIFE  # sent again, although its number lies ahead
     assert accepted(bench.feed(16, time=16)).life == 1  # beyond the old life: a clock that was set back
 
@@ -117,7 +159,7 @@ def test_an_older_time_with_a_lower_cycle_is_of_the_old_life() -> None:
 
 def test_what_has_left_the_ring_is_late() -> None:
     bench = Bench()
-    for cycle in range(1, 9):
+    for cycle in range(1, 20):
         bench.feed(cycle, time=cycle)
     assert bench.feed(2, time=2) is Reason.LATE
 
@@ -126,12 +168,30 @@ def test_a_missing_value_is_held_from_the_reading_before() -> None:
     bench = Bench()
     for cycle in range(1, 4):
         bench.feed(cycle)
-    assert accepted(bench.feed(4, values=(NAN, 9.0))).due
-    assert bench.window()[-1] == [3.0, 9.0]
-    assert bench.rings.held(0) == 1
-    accepted(bench.feed(5, values=(NAN, NAN)))
-    assert bench.window()[-1] == [3.0, 9.0]
-    assert bench.rings.held(0) == 3
+    (due,) = accepted(bench.feed(4, values=(NAN, 9.0))).answers
+    assert due.window.values[-1].tolist() == [3.0, 9.0]
+    assert due.window.held == 1
+    (due,) = accepted(bench.feed(5, values=(NAN, NAN))).answers
+    assert due.window.values[-1].tolist() == [3.0, 9.0]
+    assert due.window.held == 3
+
+
+def test_a_held_value_outlives_the_reading_that_it_came_from() -> None:
+    bench = Bench(max_late=0)
+    bench.feed(1, values=(7.0, 0.0))
+    for cycle in range(2, 30):
+        bench.feed(cycle, values=(NAN, cycle))
+    assert bench.newest() == [[7.0, c] for c in (26, 27, 28, 29)]
+
+
+def test_a_late_value_is_held_by_the_readings_after_it() -> None:
+    bench = Bench()
+    for cycle in (1, 2, 3):
+        bench.feed(cycle)
+    bench.feed(5, values=(NAN, 5.0))
+    bench.feed(6, values=(NAN, 6.0))
+    late = accepted(bench.feed(4))
+    assert [a.window.values[:, 0].tolist() for a in late.answers] == [[1, 2, 3, 4], [2, 3, 4, 4], [3, 4, 4, 4]]
 
 
 def test_a_held_reading_that_comes_again_is_a_duplicate() -> None:
@@ -145,7 +205,6 @@ def test_a_held_reading_that_comes_again_is_a_duplicate() -> None:
 def test_nothing_is_held_across_lives() -> None:
     bench = Bench()
     assert bench.feed(1, values=(NAN, 1.0)) is Reason.NOTHING_TO_HOLD
-    assert len(bench.lives) == 0
     bench.feed(5, time=5)
     assert bench.feed(1, time=9, values=(NAN, 1.0)) is Reason.NOTHING_TO_HOLD
     assert accepted(bench.feed(6, time=10)).life == 0  # the refused reading ended nothing
@@ -166,50 +225,99 @@ def test_rows_keep_their_readings_while_the_memory_grows() -> None:
         for asset in range(300):
             bench.feed(cycle, values=(cycle, asset), asset=f"a{asset}")
     for asset in (0, 63, 64, 299):
-        assert bench.window(asset) == [[cycle, asset] for cycle in range(1, T + 1)]
-
-
-@settings(max_examples=300)
-@given(
-    lives=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=12), min_size=1, max_size=4),
-    repeats=st.lists(st.integers(0, 200), max_size=30),
-)
-def test_windows_equal_sliding_windows_over_each_cleaned_life(lives: list[list[int]], repeats: list[int]) -> None:
-    """Each life is a list of steps between cycles. Readings are sent in order, each now and then sent again later."""
-    sent: list[tuple[int, int, int]] = []  # life, cycle, time
-    time = 0
-    for number, steps in enumerate(lives):
-        cycle = 0
-        for step in steps:
-            cycle += step
-            time += 1
-            sent.append((number, cycle, time))
-    oracle: dict[tuple[int, int], list[list[float]]] = {}
-    number, series = 0, list[tuple[int, int]]()
-    for _, cycle, at in sent:
-        if series and cycle <= series[-1][0]:
-            hole = cycle not in [c for c, _ in series[-T:]] and cycle > series[-T:][0][0]
-            if hole or cycle == series[-1][0]:
-                continue
-            number, series = number + 1, []
-        series.append((cycle, at))
-        if len(series) >= T:
-            oracle[number, cycle] = [[float(c), float(t)] for c, t in series[-T:]]
-
-    bench = Bench()
-    found: dict[tuple[int, int], list[list[float]]] = {}
-    replay = dict(enumerate(repeats))
-    for index, (_, cycle, at) in enumerate(sent):
-        result = bench.feed(cycle, time=at, values=(cycle, at))
-        if isinstance(result, Applied) and result.due:
-            assert (result.life, cycle) not in found
-            found[result.life, cycle] = bench.window()
-        if index in replay:  # redelivery of something older, with its own time
-            _, old_cycle, old_time = sent[replay[index] % (index + 1)]
-            assert isinstance(bench.feed(old_cycle, time=old_time, values=(old_cycle, old_time)), Reason)
-    assert found == oracle
+        assert bench.newest(f"a{asset}") == [[cycle, asset] for cycle in range(1, T + 1)]
 
 
 @pytest.mark.parametrize("first", [0, 2**53])
 def test_extreme_cycle_numbers(first: int) -> None:
     assert accepted(Bench().feed(first)).life == 0
+
+
+Sent = tuple[int, int, tuple[float, float]]  # cycle, time, values
+
+
+def oracle(lives: list[list[Sent]], max_gap: int) -> dict[tuple[int, int], list[list[float]]]:
+    """Windows by (life, cycle): missing values and short gaps filled forward over each life, then slid over."""
+    windows = {}
+    for number, life in enumerate(lives):
+        rows: list[tuple[int | None, list[float]]] = []
+        for cycle, _, values in sorted(life):
+            if rows:
+                last, before = next((c, v) for c, v in reversed(rows) if c is not None)
+                gap = cycle - last - 1
+                rows += [(None, before)] * (gap if gap <= max_gap else 0)
+                filled = [b if np.isnan(v) else v for v, b in zip(values, before, strict=True)]
+            else:
+                filled = list(values)
+            rows.append((cycle, filled))
+            if len(rows) >= T:
+                windows[number, cycle] = [v for _, v in rows[-T:]]
+    return windows
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[list[Sent]], list[Sent]]:
+    """Cleaned lives, and the order in which their readings are sent: late within a life, some of them twice."""
+    lives: list[list[Sent]] = []
+    order: list[Sent] = []
+    time = 0
+    for number in range(draw(st.integers(1, 3))):
+        cycle, life = 0, list[Sent]()
+        for step in draw(st.lists(st.integers(1, 4), min_size=1, max_size=14)):
+            cycle, time = cycle + step, time + 10
+            held = draw(st.booleans()) and bool(life)
+            life.append((cycle, time, (NAN if held else float(cycle), float(number))))
+        # Each reading is delayed by at most two others, so that none is later than max_late; the first one opens the
+        # life and is never late. A new life is told by its first cycle being below the last one's.
+        keys = [i if i == 0 else i + draw(st.sampled_from([0.0, 0.0, 1.5, 2.5])) for i in range(len(life))]
+        delayed = [life[i] for i in sorted(range(len(life)), key=lambda i, keys=keys: (keys[i], i))]  # type: ignore[misc]
+        lives.append(life)
+        order += delayed
+    return lives, order
+
+
+@settings(max_examples=300)
+@given(history=histories(), repeats=st.lists(st.integers(0, 50), max_size=20), max_gap=st.integers(0, 3))
+def test_final_revisions_equal_sliding_windows_over_the_cleaned_series(
+    history: tuple[list[list[Sent]], list[Sent]], repeats: list[int], max_gap: int
+) -> None:
+    lives, order = history
+    # A life whose first cycle is not below the one before it cannot be told from its continuation.
+    for before, after in pairwise(lives):
+        oldest_in_ring = before[-(T + 3 + max_gap + 1) :][0][0]
+        assume(after[0][0] < before[-1][0] and after[0][0] <= oldest_in_ring)
+    bench = Bench(max_late=3, max_gap=max_gap)
+    found: dict[tuple[int, int], tuple[int, list[list[float]]]] = {}
+    for index, (cycle, time, values) in enumerate(order):
+        result = bench.feed(cycle, time=time, values=values)
+        for answer in accepted(result).answers:
+            key = (accepted(result).life, answer.cycle)
+            assert answer.revision == (found[key][0] + 1 if key in found else 0)
+            found[key] = (answer.revision, answer.window.values.tolist())
+        if index < len(repeats):
+            again = order[repeats[index] % (index + 1)]
+            assert isinstance(bench.feed(*again), Reason)
+    assert {key: window for key, (_, window) in found.items()} == oracle(lives, max_gap)
+
+
+@settings(max_examples=100)
+@given(history=histories(), cut=st.integers(0, 40), max_gap=st.integers(0, 3))
+def test_a_state_that_was_stored_goes_on_as_if_nothing_had_happened(
+    history: tuple[list[list[Sent]], list[Sent]], cut: int, max_gap: int
+) -> None:
+    whole, first, second = (Bench(max_late=3, max_gap=max_gap) for _ in range(3))
+    _, order = history
+    for cycle, time, values in order[:cut]:
+        whole.feed(cycle, time, values)
+        first.feed(cycle, time, values)
+    for asset in first.lives.assets:
+        second.lives.load(asset, first.lives.dump(asset))
+    for cycle, time, values in order[cut:]:
+        expected, found = whole.feed(cycle, time, values), second.feed(cycle, time, values)
+        if isinstance(expected, Reason):
+            assert found is expected
+        else:
+            assert answers(found) == answers(expected)
+            for a, b in zip(accepted(found).answers, expected.answers, strict=True):
+                assert a.window.same(b.window)
+                assert a.time == b.time

@@ -13,26 +13,44 @@ from hypothesis import strategies as st
 from edge_rul.core.alarm import RulAlarm
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Message, Outgoing
-from edge_rul.core.payload import Decoder
+from edge_rul.core.payload import Decoder, Entry
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId, EngineId, Model
-from edge_rul.core.tail import Tail
+from edge_rul.core.tail import Numbered
+from edge_rul.core.tail import Tail as CoreTail
 from edge_rul.core.topic import Template
 from edge_rul.errors import Reason
+
+
+class Tail(CoreTail):
+    """A tail that numbers what it is given, as a journal would."""
+
+    def put(self, entries: list[Entry]) -> None:
+        self.append([Numbered(self.last + i + 1, entry) for i, entry in enumerate(entries)])
+
 
 T = 3
 NOW = 1_767_225_600_000
 
 
+OUTGOING = Outgoing(
+    Template("out/{asset}/p"),
+    Template("out/{asset}/a/{alarm}"),
+    Template("out/{asset}/e"),
+    statistics=Template("out/s"),
+    daemon_alarm=Template("out/d/{alarm}"),
+)
+
+
 def make(max_batch: int = 4, max_assets: int = 100) -> Pipeline:
     return Pipeline(
-        model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "cycles", ("good", "bad"), ("p", "q")),
+        model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad"), ("p", "q")),
         window=T,
         normaliser=ZScore(mean=[10.0, 0.0], std=[2.0, 0.0]),
         low=[0.0, 0.0],
         high=[100.0, 1.0],
         decoder=Decoder(["p", "q"], [Template("in/{asset}")], command=Template("cmd"), hold=["p"]),
-        outgoing=Outgoing(Template("out/{asset}/p"), Template("out/{asset}/a/{alarm}"), Template("out/{asset}/e")),
+        outgoing=OUTGOING,
         rules=[RulAlarm(name="low", below=20)],
         max_batch=max_batch,
         max_assets=max_assets,
@@ -47,13 +65,13 @@ def engine(x: Array) -> tuple[Array, Array]:
 
 def send(pipeline: Pipeline, tail: Tail, asset: str, cycle: int, p: float | None, q: float = 0.5, **more: Any) -> None:
     payload = json.dumps({"cycle": cycle, "values": {"p": p, "q": q}, **more}).encode()
-    tail.append(pipeline.decode(f"in/{asset}", payload, NOW).entries)
+    tail.put(pipeline.decode(f"in/{asset}", payload, NOW).entries)
 
 
 def drain(pipeline: Pipeline, tail: Tail) -> list[Message]:
     messages: list[Message] = []
-    while (batch := pipeline.fill(tail)) is not None:
-        messages += pipeline.complete(batch, *engine(batch.x))
+    while (batch := pipeline.fill(tail, tail.last)) is not None:
+        messages += pipeline.complete(batch, *engine(batch.x)).messages
     return messages
 
 
@@ -73,7 +91,7 @@ def test_the_walk_from_readings_to_a_retained_prediction() -> None:
     assert second["rul"] == pytest.approx(44.0)
     assert first["health"]["class"] == "good"
     assert sum(first["health"]["probabilities"].values()) == pytest.approx(1.0)
-    assert first["quality"] == {"state": "good", "held": 0, "missing_cycles": 0, "outside": []}
+    assert first["quality"] == {"state": "good", "held": 0, "missing_cycles": 0, "outside": [], "skipped": 0}
     assert [(m.topic, m.retain, m.qos, m.seq) for m in messages] == [
         ("out/x/p", True, 1, 3),
         ("out/x/a/low", True, 1, 3),
@@ -87,7 +105,13 @@ def test_quality_tells_what_is_wrong_with_a_window() -> None:
     send(pipeline, tail, "x", 2, None)
     send(pipeline, tail, "x", 5, 111.0, q=9.0)
     (found,) = predictions(drain(pipeline, tail))
-    assert found["quality"] == {"state": "uncertain", "held": 1, "missing_cycles": 2, "outside": ["p", "q"]}
+    assert found["quality"] == {
+        "state": "uncertain",
+        "held": 1,
+        "missing_cycles": 2,
+        "outside": ["p", "q"],
+        "skipped": 0,
+    }
     assert pipeline.counts["gaps"] == 2
 
 
@@ -122,7 +146,7 @@ def test_a_reset_command_rides_in_order() -> None:
     pipeline, tail = make(), Tail(100)
     for cycle in range(1, 4):
         send(pipeline, tail, "x", cycle, 10.0)
-    tail.append(pipeline.decode("cmd", b'{"command": "reset", "asset": "x"}', NOW).entries)
+    tail.put(pipeline.decode("cmd", b'{"command": "reset", "asset": "x"}', NOW).entries)
     for cycle in range(1, 4):
         send(pipeline, tail, "x", cycle, 50.0)
     messages = drain(pipeline, tail)
@@ -135,11 +159,11 @@ def test_an_answer_that_is_not_finite_is_refused_and_counted(bad: float) -> None
     pipeline, tail = make(), Tail(100)
     for cycle in range(1, 5):
         send(pipeline, tail, "x", cycle, 50.0)
-    batch = pipeline.fill(tail)
+    batch = pipeline.fill(tail, tail.last)
     assert batch is not None
     rul, logits = engine(batch.x)
     rul[0] = bad
-    assert [p["cycle"] for p in predictions(pipeline.complete(batch, rul, logits))] == [4]
+    assert [p["cycle"] for p in predictions(pipeline.complete(batch, rul, logits).messages)] == [4]
     assert pipeline.dropped[Reason.ENGINE_NOT_FINITE] == 1
 
 
@@ -148,7 +172,7 @@ def test_batches_have_at_most_max_batch_windows_and_say_what_they_answer() -> No
     for cycle in range(1, 8):
         send(pipeline, tail, "x", cycle, 50.0)
     sizes, uptos = [], []
-    while (batch := pipeline.fill(tail)) is not None:
+    while (batch := pipeline.fill(tail, tail.last)) is not None:
         sizes.append(len(batch.x))
         uptos.append(batch.upto)
         assert len(batch.due) == len(batch.x)
@@ -160,10 +184,10 @@ def test_batches_have_at_most_max_batch_windows_and_say_what_they_answer() -> No
 def test_entries_without_a_window_are_answered_too() -> None:
     pipeline, tail = make(), Tail(100)
     send(pipeline, tail, "x", 1, 50.0)
-    batch = pipeline.fill(tail)
+    batch = pipeline.fill(tail, tail.last)
     assert batch is not None
     assert (len(batch.x), batch.upto) == (0, 1)
-    assert pipeline.fill(tail) is None
+    assert pipeline.fill(tail, tail.last) is None
 
 
 def test_every_reading_is_accounted_for() -> None:
@@ -171,11 +195,11 @@ def test_every_reading_is_accounted_for() -> None:
     for asset in ("x", "y", "z"):
         send(pipeline, tail, asset, 1, 50.0)
         send(pipeline, tail, asset, 1, 50.0)
-    tail.append(pipeline.decode("in/x", b"nonsense", NOW).entries)
+    tail.put(pipeline.decode("in/x", b"nonsense", NOW).entries)
     drain(pipeline, tail)
     assert pipeline.counts["readings"] == 6
     assert pipeline.dropped == {Reason.DUPLICATE: 2, Reason.TOO_MANY_ASSETS: 2, Reason.NOT_JSON: 1}
-    assert pipeline.assets == 2
+    assert len(pipeline.lives) == 2
 
 
 def test_a_constant_input_normalises_to_zero() -> None:

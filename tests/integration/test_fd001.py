@@ -37,6 +37,7 @@ topics:
   alarm_event: edge-rul/{{line}}/{{asset}}/event
 alarms:
   - {{name: rul_low, watch: rul, below: 30, deadband: 5, on_delay: 3, off_delay: 3}}
+journal: {{directory: state, min_free: 0}}
 log: {{format: json}}
 """
 
@@ -47,6 +48,7 @@ class Listener:
     def __init__(self, port: int, expected: int) -> None:
         self.predictions: list[dict[str, Any]] = []
         self.others: list[tuple[str, bytes]] = []
+        self.statistics: dict[str, Any] = {}
         self.online, self.done, self.heard = threading.Event(), threading.Event(), threading.Event()
         self._expected = expected
         self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
@@ -60,6 +62,8 @@ class Listener:
         if message.topic == "edge-rul/availability":
             if message.payload == b"online":
                 self.online.set()
+        elif message.topic == "edge-rul/statistics":
+            self.statistics = json.loads(message.payload)
         elif message.topic.endswith("/prediction"):
             assert message.retain
             self.predictions.append({"topic": message.topic, **json.loads(message.payload)})
@@ -84,7 +88,7 @@ def test_all_test_engines_through_the_broker(
     data = data_dir / "cmapss"
     windows = full_windows(load_table(bundle, data, "test"), bundle.manifest.window)
     offline_rul, offline_logits = predict_windows(bundle, windows.raw())
-    keys = [(f"engine-{asset:03d}", int(cycle)) for asset, cycle in zip(windows.asset, windows.cycle, strict=True)]
+    keys = [(f"engine-{int(asset):03d}", cycle) for asset, _, cycle in windows.keys()]  # noqa: SIM118
     offline = dict(zip(keys, offline_rul.tolist(), strict=True))
 
     config = tmp_path / "edge-rul.yaml"
@@ -132,8 +136,9 @@ def test_all_test_engines_through_the_broker(
     # What was really published keeps its schema.
     schemas = {
         name: jsonschema.Draft202012Validator(json.loads((ROOT / f"docs/schemas/{name}.schema.json").read_text()))
-        for name in ("prediction", "alarm", "alarm-event")
+        for name in ("prediction", "alarm", "alarm-event", "statistics")
     }
+    schemas["statistics"].validate(listener.statistics)
     for prediction in listener.predictions[::50]:
         schemas["prediction"].validate({k: v for k, v in prediction.items() if k != "topic"})
         assert prediction["topic"] == f"edge-rul/{prediction['levels']['line']}/{prediction['asset']}/prediction"

@@ -1,0 +1,339 @@
+"""The worker: the loop's steps over journal, pipeline, engine and transport.
+
+    ingest    inbox -> decode -> the journal's open transaction, and the tail
+    score     tail -> windows -> one engine call -> answers -> outbox
+    commit    entries, watermark and alarm rows to disk; then, and only then, acknowledgements, in order of arrival
+
+Owns the order of these, what is owed to the broker, and the watermark: the seq up to which every QoS 1 message derived
+from entries is acknowledged. Ingest never waits for more than one engine call; while the publisher's window is full
+scoring pauses, and the queue grows in the journal. Knows time only as its caller tells it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+from edge_rul.adapters.journal import Journal
+from edge_rul.adapters.mqtt import Received
+from edge_rul.config import Settings
+from edge_rul.core.outgoing import Message, Outgoing, Statistics, iso
+from edge_rul.core.pipeline import AlarmRow, Pipeline
+from edge_rul.core.tail import Tail
+from edge_rul.core.topic import Asset
+from edge_rul.engines import Engine
+from edge_rul.errors import EXIT_INTERNAL, EngineError
+from edge_rul.log import Summary
+
+_INGEST_AT_ONCE = 1000  # messages between two engine calls
+_REFILL_AT_ONCE = 2000  # entries from the journal
+_SNAPSHOT_AT_ONCE = 200  # assets between two engine calls
+_RETRY_FULL = 1.0  # seconds
+_WATERMARK_ALONE = 5.0  # seconds; with entries the watermark is saved at each commit
+_GRAIN = 0.1  # seconds between two stamps of arrival that are kept
+
+
+class Transport(Protocol):
+    """What the worker needs of a broker's client; `MqttTransport` documents each."""
+
+    connected: bool
+    dropped_qos0: int
+    refused: int
+    new_session: bool
+
+    def receive(self) -> Received | None: ...
+    def acknowledge(self, message: Received) -> None: ...
+    @property
+    def backlog(self) -> int: ...
+    @property
+    def oldest_seq(self) -> int | None: ...
+    def send(self, messages: list[Message]) -> None: ...
+    def pump(self) -> None: ...
+
+
+class Clock(Protocol):
+    """monotonic: seconds, for deadlines. wall: epoch seconds, for stamps."""
+
+    def monotonic(self) -> float: ...
+    def wall(self) -> float: ...
+
+
+class Worker:
+    """One step at a time; see the module."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        engine: Engine,
+        transport: Transport,
+        journal: Journal,
+        outgoing: Outgoing,
+        settings: Settings,
+        clock: Clock,
+        log: Any,
+    ) -> None:
+        self._pipeline = pipeline
+        self._engine = engine
+        self._transport = transport
+        self._journal = journal
+        self._outgoing = outgoing
+        self._settings = settings
+        self._clock = clock
+        self._log = log
+        self._faults = Summary(log)
+        self._tail = Tail(settings.limits.tail, last=journal.last)
+        self._owed: deque[tuple[int, Received]] = deque()  # (seq of its last entry, message), as they came
+        self._owed_qos1 = 0
+        self._waiting: deque[tuple[int, float]] = deque()  # (seq, monotonic) of arrivals that are not applied
+        self._unanswered: deque[tuple[int, float]] = deque()  # the same, whose answers are not acknowledged
+        self._alarm_rows: deque[AlarmRow] = deque()  # above the watermark
+        self._answered = 0  # seq up to which answers were handed to the transport
+        self._lagging = False
+        self._was_full = False
+        self._retry_at = 0.0
+        self._snapshot_queue: list[Asset] = []
+        self._snapshot_at = clock.monotonic() + settings.journal.snapshot_seconds
+        self._again: deque[Asset] = deque()
+        self._committed_at = clock.monotonic()
+        self._started = clock.monotonic()
+        self._first_bytes = journal.size
+
+    # -- restart ----------------------------------------------------------------------------------------------------
+
+    def restore(self) -> int:
+        """Windows, lives and alarms as they stood, then the entries since. Returns the number of assets.
+
+        Answers up to the watermark are not needed and not computed; what lies above it is due again.
+        """
+        state = self._journal.state()
+        self._pipeline.lives.reserve(state.assets)
+        for seq, asset, blob in state.snapshots:
+            self._pipeline.restore(asset, seq, blob)
+        for asset, blob in state.alarms:
+            self._pipeline.alarms.load(asset, blob)
+        self._tail = Tail(self._settings.limits.tail, last=state.replay_from)
+        self._tail.last = self._journal.last
+        self._pipeline.begin(replay_from=state.replay_from, answered=state.watermark, catch_up=self._journal.last)
+        self._answered = state.replay_from
+        return state.assets
+
+    # -- the steps --------------------------------------------------------------------------------------------------
+
+    def step(self, *, intake: bool = True) -> bool:
+        """Ingest, score, publish, commit. Returns whether anything moved."""
+        now = self._clock.monotonic()
+        moved = intake and not self._journal.full and self._ingest(now)
+        moved |= self._score(now)
+        moved |= self._publish_again()
+        self._transport.pump()
+        if self._commit_is_due(now):
+            moved |= self.commit()
+        moved |= self._snapshot(now)
+        return moved
+
+    def pause(self) -> float:
+        """Seconds that the caller may wait for the transport before the next step."""
+        if self._journal.full:
+            return _RETRY_FULL
+        now = self._clock.monotonic()
+        return min(1.0, self._journal.wait(now), max(0.0, self._snapshot_at - now))
+
+    def tick(self) -> None:
+        """Summaries of repeated faults, and alarms of the daemon's own."""
+        now = self._clock.monotonic()
+        self._faults.tick(now)
+        full = bool(self._journal.full)
+        if full != self._was_full:
+            self._was_full = full
+            self.alarm("disk_full", active=full, value=float(self._journal.free))
+            if full:
+                self._log.error(
+                    "disk_full", reason=self._journal.full, action="taking in nothing, acknowledging nothing"
+                )
+            else:
+                self._log.info("disk_has_room")
+
+    def alarm(self, name: str, *, active: bool, value: float = 0.0) -> None:
+        """Publish an alarm of the daemon's own."""
+        seq, now = max(self._answered, self._journal.watermark), round(self._clock.wall() * 1000)
+        self._transport.send([self._outgoing.daemon_alarm(name, active=active, value=value, time=now, seq=seq)])
+
+    def _ingest(self, now: float) -> bool:
+        wall = round(self._clock.wall() * 1000)
+        count = 0
+        while (
+            count < _INGEST_AT_ONCE
+            and self._journal.wait(now) > 0
+            and self._owed_qos1 < self._settings.mqtt.owed_at_most
+            and (message := self._transport.receive()) is not None
+        ):
+            count += 1
+            decoded = self._pipeline.decode(message.topic, message.payload, wall)
+            for bad in decoded.rejected:
+                self._faults.fault("message_rejected", bad.reason.value, now, topic=bad.object, problem=bad.problem)
+            numbered = self._journal.append(decoded.entries, now, fleeting=message.qos == 0)
+            self._tail.append(numbered)
+            if numbered:
+                _stamp(self._waiting, self._journal.last, now)
+                _stamp(self._unanswered, self._journal.last, now)
+            if message.qos:
+                self._owed.append((self._journal.last, message))
+                self._owed_qos1 += 1
+        return count > 0
+
+    def _score(self, now: float) -> bool:
+        if self._transport.backlog >= self._settings.limits.outbox:
+            return False
+        if self._tail.behind:
+            self._tail.refill(self._journal.read(self._tail.position, _REFILL_AT_ONCE))
+        batch = self._pipeline.fill(self._tail, self._journal.committed, latest=self._lags(now))
+        if batch is None:
+            return False
+        try:
+            rul, logits = self._engine.infer(batch.x)
+        except EngineError as e:
+            e.exit_code = EXIT_INTERNAL  # it passed its check at the start: a restart may help
+            raise
+        done = self._pipeline.complete(batch, rul, logits)
+        self._transport.send(done.messages)
+        self._alarm_rows.extend(done.alarms)
+        self._answered = batch.upto
+        while self._waiting and self._waiting[0][0] <= self._pipeline.applied:
+            self._waiting.popleft()
+        return True
+
+    def _lags(self, now: float) -> bool:
+        """Whether entries have waited for the engine beyond `latest_after`; an alarm says when that begins and ends."""
+        after = self._settings.scoring.latest_after
+        if after == "never":
+            return False
+        lagging = self.lag_seconds(now) > after
+        if lagging != self._lagging:
+            self._lagging = lagging
+            self._log.warning("skipping" if lagging else "skipping_ended", lag_entries=self.lag)
+            self.alarm("skipping", active=lagging, value=float(self.lag))
+        return lagging
+
+    def _publish_again(self) -> bool:
+        """Retained states that the broker may lack: after a restart those of assets that were answered again, and when
+        it has no session for us, every asset's. Only once nothing waits, so that none goes backwards."""
+        if self.lag or not self._pipeline.idle:
+            return False
+        self._again.extend(self._pipeline.caught_up())
+        if self._transport.new_session:
+            self._transport.new_session = False
+            self._again = deque(self._pipeline.lives.assets)
+        if not self._again or self._transport.backlog >= self._settings.limits.outbox:
+            return False
+        assets = [self._again.popleft() for _ in range(min(self._engine.max_batch, len(self._again)))]
+        batch = self._pipeline.again(assets)
+        rul, logits = self._engine.infer(batch.x)
+        self._transport.send(self._pipeline.complete(batch, rul, logits).messages)
+        for asset in assets:
+            self._transport.send(self._pipeline.alarm_states(asset))
+        return True
+
+    # -- durability -------------------------------------------------------------------------------------------------
+
+    @property
+    def watermark(self) -> int:
+        oldest = self._transport.oldest_seq
+        return self._answered if oldest is None else min(self._answered, oldest - 1)
+
+    def _commit_is_due(self, now: float) -> bool:
+        if self._journal.full:
+            return now >= self._retry_at
+        if now - self._committed_at >= _WATERMARK_ALONE and self.watermark > self._journal.watermark:
+            return True
+        # At the connection's in-flight cap the broker sends nothing more until we acknowledge.
+        full = self._owed_qos1 >= self._settings.mqtt.owed_at_most
+        # A message without a good entry is owed too, and waits for nothing.
+        done = bool(self._owed) and self._owed[0][0] <= self._journal.committed
+        return self._journal.wait(now) <= 0 or full or done
+
+    def commit(self) -> bool:
+        """Everything taken in to disk, with the watermark; then the acknowledgements. False where the disk is full."""
+        watermark = max(self.watermark, self._journal.watermark)
+        covered: dict[Asset, AlarmRow] = {}
+        for row in self._alarm_rows:
+            if row.seq > watermark:
+                break
+            covered[row.asset] = row
+        if not self._journal.commit(watermark, covered.values(), wall=round(self._clock.wall())):
+            self._retry_at = self._clock.monotonic() + _RETRY_FULL
+            return False
+        self._committed_at = self._clock.monotonic()
+        while self._alarm_rows and self._alarm_rows[0].seq <= watermark:
+            self._alarm_rows.popleft()
+        while self._unanswered and self._unanswered[0][0] <= watermark:
+            self._unanswered.popleft()
+        while self._owed and self._owed[0][0] <= self._journal.committed:
+            self._transport.acknowledge(self._owed.popleft()[1])
+            self._owed_qos1 -= 1
+        return True
+
+    def _snapshot(self, now: float) -> bool:
+        """A slice of the round that is under way, or the beginning of one. Returns whether more is to do at once."""
+        if self._snapshot_queue:
+            states = [(asset, self._pipeline.lives.dump(asset)) for asset in self._snapshot_queue[:_SNAPSHOT_AT_ONCE]]
+            self._journal.snapshot(self._pipeline.applied, states)
+            del self._snapshot_queue[:_SNAPSHOT_AT_ONCE]
+            return bool(self._snapshot_queue)
+        if self._journal.in_round:
+            self._journal.end_round(wall=round(self._clock.wall()))
+        elif now >= self._snapshot_at and self._pipeline.idle and not self._journal.full:
+            self._snapshot_at = now + self._settings.journal.snapshot_seconds
+            self._journal.begin_round(self._pipeline.applied)
+            self._snapshot_queue = list(self._pipeline.lives.changed)
+            self._pipeline.lives.changed.clear()
+        return False
+
+    # -- how it goes ------------------------------------------------------------------------------------------------
+
+    @property
+    def lag(self) -> int:
+        """Entries that came in and are not applied yet."""
+        return self._journal.last - self._pipeline.applied
+
+    def lag_seconds(self, now: float) -> float:
+        """How long the oldest entry that is not applied has waited."""
+        return now - self._waiting[0][1] if self._waiting else 0.0
+
+    def statistics(self) -> Statistics:
+        now = self._clock.monotonic()
+        uptime = now - self._started
+        counts = self._pipeline.counts
+        size = self._journal.size
+        dropped = {reason.value: count for reason, count in self._pipeline.dropped.items()}
+        if self._transport.dropped_qos0:
+            dropped["inbox_full_qos0"] = self._transport.dropped_qos0
+        return Statistics(
+            schema="edge-rul/statistics/1",
+            ts=iso(round(self._clock.wall() * 1000)) or "",
+            uptime=round(uptime, 1),
+            assets=len(self._pipeline.lives),
+            **{
+                name: counts[name]
+                for name in ("readings", "predictions", "revisions", "late", "gaps", "skipped", "future_times")
+            },
+            dropped=dropped,
+            lag_entries=self.lag,
+            lag_seconds=round(self.lag_seconds(now), 3),
+            oldest_unanswered=round(now - self._unanswered[0][1], 3) if self._unanswered else 0.0,
+            unpublished=self._transport.backlog,
+            publish_refused=self._transport.refused,
+            watermark=self._journal.watermark,
+            journal=self._journal.id,
+            journal_bytes=size,
+            journal_rate=round((size - self._first_bytes) * 3600 / uptime) if uptime > 0 else 0.0,
+            disk_free=self._journal.free,
+            connected=self._transport.connected,
+        )
+
+
+def _stamp(stamps: deque[tuple[int, float]], seq: int, now: float) -> None:
+    """Keep when `seq` came; what comes within a grain shares its first stamp, or a long lag would fill the memory."""
+    if stamps and now - stamps[-1][1] < _GRAIN:
+        now = stamps.pop()[1]
+    stamps.append((seq, now))
