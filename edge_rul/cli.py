@@ -77,12 +77,14 @@ def _add_simulate(commands: argparse._SubParsersAction[_Parser]) -> None:
     simulate = commands.add_parser("simulate", help="publish a fleet of simulated engines")
     simulate.add_argument("--host", default="localhost")
     simulate.add_argument("--port", type=_whole(1, 65535), default=1883)
+    simulate.add_argument("--mqtt", choices=("5", "3.1.1"), default="5", dest="version", help="protocol version (5)")
     simulate.add_argument("--topic", default="plant/{line}/{asset}/cycle", metavar="TEMPLATE")
     simulate.add_argument("--username")
     simulate.add_argument("--password-file", type=Path, metavar="FILE")
     simulate.add_argument("--assets", type=_whole(1), default=12, metavar="N")
     simulate.add_argument("--rate", type=float, default=1.0, metavar="R", help="cycles a second of each engine (1)")
     simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--warm-up", type=_whole(0), default=30, metavar="N", help="cycles sent at once first (30)")
     simulate.add_argument(
         "--cycles", type=_whole(0), default=None, metavar="N", help="stop after N cycles of each engine"
     )
