@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,7 @@ from edge_rul.adapters import systemd
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.bundle import Bundle
-from edge_rul.config import Settings, load_settings, templates
+from edge_rul.config import Settings, Topics, load_settings, templates
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
 from edge_rul.core.outgoing import Outgoing
 from edge_rul.core.payload import Decoder
@@ -101,8 +102,13 @@ def build_pipeline(
     )
 
 
-def build_transport(settings: Settings, source: Source, log: Any) -> MqttTransport:
-    """The client for these settings, its secrets read. Raises ConfigError."""
+def filters(topics: Topics) -> list[str]:
+    """What the daemon subscribes to."""
+    return [*(Template(text).filter for text in topics.readings), *([topics.command] if topics.command else [])]
+
+
+def build_transport(settings: Settings, source: Source, log: Any, stale: Sequence[str] = ()) -> MqttTransport:
+    """The client for these settings, its secrets read. stale: filters to unsubscribe from. Raises ConfigError."""
     mqtt, topics = settings.mqtt, settings.topics
     tls = mqtt.tls
     ca = str(source.file("mqtt.tls.ca", tls.ca)) if tls and tls.ca else None
@@ -159,6 +165,26 @@ def state_directory(settings: Settings, source: Source) -> Path:
     return Path(home) / "edge-rul" / settings.mqtt.client_id
 
 
+class Subscriptions:
+    """Which filters the broker's session holds for us: the session outlives the configuration that asked for them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "subscriptions.json"
+
+    def load(self) -> list[str]:
+        """Those of the last start; none where nothing can be read."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=list[str])
+        except (OSError, msgspec.DecodeError):
+            return []
+
+    def save(self, filters: list[str]) -> None:
+        """Once the broker has taken them, whole or not at all."""
+        draft = self._path.with_suffix(".new")
+        draft.write_bytes(msgspec.json.encode(filters))
+        draft.replace(self._path)
+
+
 class SystemClock:
     def monotonic(self) -> float:
         return time.monotonic()
@@ -173,7 +199,8 @@ def run(path: Path) -> int:
     logs.configure(settings.log)
     log = structlog.get_logger()
     bundle, engine = open_engine_and_bundle(settings, source)
-    with engine, Journal(state_directory(settings, source), settings.journal) as journal:
+    state = state_directory(settings, source)
+    with engine, Journal(state, settings.journal) as journal:
         log.info(
             "verified",
             bundle=bundle.manifest.name,
@@ -182,7 +209,8 @@ def run(path: Path) -> int:
             golden_windows=len(bundle.golden.rul),
         )
         outgoing = build_outgoing(settings)
-        transport = build_transport(settings, source, log)
+        subscriptions = Subscriptions(state)
+        transport = build_transport(settings, source, log, subscriptions.load())
         worker = Worker(
             pipeline=build_pipeline(settings, source, bundle, engine, outgoing, journal.id),
             engine=engine,
@@ -203,6 +231,7 @@ def run(path: Path) -> int:
                 assets=journal.set_aside_assets,
                 action="their windows warm up again",
             )
+        transport.on_subscribed = lambda: subscriptions.save(filters(settings.topics))
         _serve(worker, transport, outgoing, settings, log, f"serving {bundle.manifest.name} on {engine.name}")
     return EXIT_OK
 

@@ -58,16 +58,19 @@ class MqttTransport:
         limits: Limits,
         *,
         filters: Sequence[str],
+        stale: Sequence[str] = (),
         availability: str,
         password: str | None,
         ca: str | None,
         cert: tuple[str, str] | None,
         log: Any,
     ) -> None:
-        """filters: to subscribe to at QoS 1. availability: topic of `online` and, as the will, `offline`."""
+        """filters: to subscribe to at QoS 1. stale: that an earlier configuration subscribed to, and the session may
+        still hold. availability: topic of `online` and, as the will, `offline`."""
         self._settings = settings
         self._limits = limits
         self._filters = tuple(filters)
+        self._stale = [text for text in stale if text not in self._filters]
         self._availability = availability
         self._log = log
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put is safe in a signal handler
@@ -89,6 +92,7 @@ class MqttTransport:
         self.subscribed = False  # on this connection, acknowledged by the broker
         self.attempted = threading.Event()  # a first connection came up or failed
         self.new_session = False  # the broker had none for us; the worker clears it
+        self.on_subscribed: Callable[[], None] = lambda: None  # called on the network thread
         self.fatal: EdgeRulError | None = None
         self.dropped_qos0 = 0
         self.refused = 0  # publishes that the broker acknowledged with a failure
@@ -269,6 +273,8 @@ class MqttTransport:
             self._connection += 1
             self._overflow = False
         client.publish(self._availability, b"online", qos=1, retain=True)
+        if self._stale:
+            client.unsubscribe(self._stale)
         if self._settings.version == 5:
             options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
             client.subscribe([(text, options) for text in self._filters])
@@ -313,6 +319,8 @@ class MqttTransport:
                 self._end(TransportError("subscribe", text, f"the broker refuses: {code}", hint=hint))
                 client.disconnect()
                 return
+        self._stale.clear()  # the UNSUBSCRIBE went out before the SUBSCRIBE that is answered here
+        self.on_subscribed()
         self.subscribed = True
         self.wake()
 

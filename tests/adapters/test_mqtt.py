@@ -28,12 +28,20 @@ PATIENCE = 30.0  # seconds until a test gives up waiting
 
 @contextmanager
 def transport(
-    port: int, *, limits: Limits | None = None, password: str | None = None, ca: str | None = None, **settings: Any
+    port: int,
+    *,
+    limits: Limits | None = None,
+    password: str | None = None,
+    ca: str | None = None,
+    filters: tuple[str, ...] = ("in/+",),
+    stale: tuple[str, ...] = (),
+    **settings: Any,
 ) -> Iterator[MqttTransport]:
     made = MqttTransport(
         Mqtt(host="127.0.0.1", port=port, **settings),
         limits or Limits(),
-        filters=["in/+"],
+        filters=filters,
+        stale=stale,
         availability="edge/availability",
         password=password,
         ca=ca,
@@ -139,6 +147,17 @@ def test_an_acknowledgement_is_worth_nothing_on_another_connection(mosquitto: Br
         (still,) = take(made, 1)
         assert still.payload == b"first"
         made.acknowledge(still)
+
+
+@pytest.mark.parametrize("version", [5, "3.1.1"])
+def test_topics_that_are_no_longer_configured_are_unsubscribed(mosquitto: Broker, peer: Peer, version: Any) -> None:
+    with transport(mosquitto.port, filters=("in/+", "old/+"), version=version) as made:
+        until(made, lambda: made.subscribed)
+    with transport(mosquitto.port, stale=("in/+", "old/+"), version=version) as made:
+        until(made, lambda: made.subscribed)
+        peer.publish("old/a", b"nobody wants it")
+        peer.publish("in/a", b"wanted")
+        assert [m.payload for m in take(made, 1)] == [b"wanted"]
 
 
 def test_a_full_inbox_loses_nothing_at_qos_1_and_counts_qos_0(mosquitto: Broker, peer: Peer) -> None:
