@@ -16,6 +16,11 @@ from pathlib import Path
 from edge_rul import __version__
 from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, EdgeRulError
 
+_PRECISIONS = {
+    **{"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"},
+    **{name: name for name in ("float32", "float16", "bfloat16")},
+}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -69,8 +74,24 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--window", type=_whole(1), default=30, metavar="T", help="cycles in a window (30)")
     summary.add_argument("--classes", type=_whole(1), default=3, metavar="C", help="health classes (3)")
 
+    _add_compile(commands)
     _add_simulate(commands)
+    _add_install(commands)
     return parser
+
+
+def _add_compile(commands: argparse._SubParsersAction[_Parser]) -> None:
+    compile_ = commands.add_parser("compile", help="build a bundle's TensorRT engine, for this GPU or another")
+    compile_.add_argument("bundle", type=Path, metavar="BUNDLE")
+    compile_.add_argument(
+        "--engine", choices=["tensorrt", "tensorrt_rtx"], default="tensorrt_rtx", help="(tensorrt_rtx)"
+    )
+    compile_.add_argument("--precision", choices=list(_PRECISIONS), default="fp32", help="(fp32)")
+    compile_.add_argument("--target", metavar="SM", help="compute capability of the GPU to build for, as sm89")
+    compile_.add_argument("--max-batch", type=_whole(1, 4096), default=32, metavar="N", help="the daemon's (32)")
+    compile_.add_argument(
+        "--cache", "--out", dest="cache", type=Path, metavar="DIR", help="where to keep it (the daemon's default)"
+    )
 
 
 def _add_simulate(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -90,15 +111,45 @@ def _add_simulate(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
+def _add_install(commands: argparse._SubParsersAction[_Parser]) -> None:
+    install = commands.add_parser("install-service", help="put the systemd unit, its user and directories in place")
+    install.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="install below DIR instead of /")
+    install.add_argument(
+        "--venv", type=Path, default=Path(sys.prefix), metavar="DIR", help="environment to run from (this one)"
+    )
+    bundle = Path("/opt/edge-rul/bundles/cmapss_fd001")
+    install.add_argument(
+        "--bundle", type=Path, default=bundle, metavar="DIR", help=f"for a new edge-rul.yaml ({bundle})"
+    )
+    device = install.add_mutually_exclusive_group()
+    device.add_argument(
+        "--engine", choices=("auto", "onnxruntime", "openvino"), default="auto", help="on the CPU: the drop-in (auto)"
+    )
+    device.add_argument("--gpu", choices=("desktop", "jetson"), help="the drop-in that lets the service see a GPU")
+    install.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    install.add_argument("--undo", action="store_true", help="take it back, but for configuration and state")
+    install.add_argument("--purge", action="store_true", help="with --undo: configuration, state and user too")
+
+
+def _install_service(args: argparse.Namespace) -> int:
+    from edge_rul.install import Choice, install_command
+
+    if args.purge and not args.undo:
+        print("edge-rul install-service: --purge goes with --undo", file=sys.stderr)
+        return EXIT_USAGE
+    choice = Choice(args.root.resolve(), args.venv, args.bundle, args.engine, args.gpu, args.dry_run)
+    return install_command(choice, undo=args.undo, purge=args.purge)
+
+
 def _check(path: Path) -> int:
     from edge_rul.config import load_settings
-    from edge_rul.daemon import build_outgoing, build_pipeline, build_transport, open_engine_and_bundle
+    from edge_rul.daemon import build_transport, check_bundle, open_engine_and_bundle
     from edge_rul.engines import verify
 
     settings, source = load_settings(path)
     bundle, engine = open_engine_and_bundle(settings, source)
     with engine:
-        build_pipeline(settings, source, bundle, engine, build_outgoing(settings), "")
+        check_bundle(settings, source, bundle)
         build_transport(settings, source, None)
         rul, logits = verify(engine, bundle)
     m = bundle.manifest
@@ -112,6 +163,36 @@ def _check(path: Path) -> int:
     return EXIT_OK
 
 
+def _compile(args: argparse.Namespace) -> int:
+    from edge_rul.adapters import systemd
+    from edge_rul.engines.compile import compile_command
+    from edge_rul.engines.flavour import parse_target
+
+    try:
+        target = parse_target(args.target) if args.target else None
+    except ValueError as e:
+        print(f"edge-rul compile: --target: {e}", file=sys.stderr)
+        return EXIT_USAGE
+    return compile_command(
+        args.bundle,
+        engine=args.engine,
+        precision=_PRECISIONS[args.precision],
+        target=target,
+        max_batch=args.max_batch,
+        cache=args.cache,
+        notify=systemd.notify,
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from edge_rul.training.commands import evaluate_command
+
+    return evaluate_command(args.bundle, args.data, json=args.json)
+
+
+_HANDLERS = {"evaluate": _evaluate, "compile": _compile, "install-service": _install_service}
+
+
 def _dispatch(args: argparse.Namespace) -> int:
     if args.command == "run":
         from edge_rul.daemon import run
@@ -123,10 +204,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         from edge_rul.training.commands import train_command
 
         return train_command(args.config, args.data, args.out, force=args.force, threads=args.threads)
-    if args.command == "evaluate":
-        from edge_rul.training.commands import evaluate_command
-
-        return evaluate_command(args.bundle, args.data, json=args.json)
+    if args.command in _HANDLERS:
+        return _HANDLERS[args.command](args)
     if args.command == "model":
         from edge_rul.model.summary import summary
 

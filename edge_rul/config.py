@@ -85,10 +85,35 @@ class InputSettings(_Settings, frozen=True):
     missing: Literal["reject", "hold"] = "reject"
 
 
+EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
+_PRECISIONS = {
+    "auto": ("float32",),
+    "onnxruntime": ("float32",),
+    "openvino": ("float32", "bfloat16", "int8"),
+    "tensorrt": ("float32", "float16", "bfloat16"),
+    "tensorrt_rtx": ("float32", "float16", "bfloat16"),
+}
+
+
 class EngineSettings(_Settings, frozen=True):
-    name: Literal["auto", "onnxruntime"] = "auto"
+    """docs/engines.md says what each engine needs, and what a reduced precision costs."""
+
+    name: EngineName = "auto"  # auto: the fastest installed float32 engine, as measured at the first start
+    precision: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"  # ONNX Runtime's
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0  # 0: as many as the process may use
+    build: Literal["on_miss", "never"] = "on_miss"  # a TensorRT engine that is not in the cache
+    require_gpu: bool = False  # refuse to start on the CPU
+    cache: str | None = None  # systemd's CACHE_DIRECTORY by default, or edge-rul in the user's cache
+
+    def __post_init__(self) -> None:
+        if self.precision not in (able := _PRECISIONS[self.name]):
+            raise ValueError(f"`precision` is {self.precision}, `name: {self.name}` has {', '.join(able)}")
+        if self.provider != "cpu" and self.name != "onnxruntime":
+            raise ValueError(f"`provider: {self.provider}` is one of `name: onnxruntime`, found `name: {self.name}`")
+        if self.require_gpu and (self.name == "openvino" or (self.name == "onnxruntime" and self.provider == "cpu")):
+            raise ValueError(f"`require_gpu` is set, and `name: {self.name}` runs on the CPU")
 
 
 class Limits(_Settings, frozen=True):
@@ -140,6 +165,22 @@ class LogSettings(_Settings, frozen=True):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+class HttpSettings(_Settings, frozen=True):
+    """GET /metrics, /healthz and /readyz. Beyond loopback it wants a token or TLS."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    port: Port = 9108
+    token_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("`tls_cert` and `tls_key` go together: both, or neither")
+        if self.host not in ("127.0.0.1", "::1", "localhost") and self.token_file is None and self.tls_cert is None:
+            raise ValueError(f"`host` is {self.host}: beyond loopback `token_file` or `tls_cert` is needed")
+
+
 class Settings(_Settings, frozen=True):
     """The daemon's settings. Relative paths are relative to the configuration file's directory."""
 
@@ -152,13 +193,24 @@ class Settings(_Settings, frozen=True):
     windows: WindowSettings = WindowSettings()
     scoring: ScoringSettings = ScoringSettings()
     journal: JournalSettings = JournalSettings()
+    http: HttpSettings | None = None
     limits: Limits = Limits()
     log: LogSettings = LogSettings()
 
 
+class _Written(Settings, frozen=True):
+    """The settings as a file may write them: `engine: openvino` is short for `engine: {name: openvino}`."""
+
+    engine: EngineSettings | EngineName = EngineSettings()  # type: ignore[assignment]
+
+
 def load_settings(path: Path) -> tuple[Settings, Source]:
     """The daemon's settings, with what one key says of another checked too. Raises ConfigError."""
-    settings, source = read(path, Settings)
+    written, source = read(path, _Written)
+    fields = msgspec.structs.asdict(written)
+    if isinstance(fields["engine"], str):
+        fields["engine"] = msgspec.convert({"name": fields["engine"]}, EngineSettings)
+    settings = Settings(**fields)
     _check_topics(settings.topics, source)
     _check_limits(settings, source)
     names = [rule.name for rule in settings.alarms]

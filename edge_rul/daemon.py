@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
+from edge_rul import __version__
 from edge_rul import bundle as bundles
 from edge_rul import log as logs
 from edge_rul.adapters import systemd
@@ -34,8 +35,12 @@ from edge_rul.errors import EXIT_OK
 from edge_rul.worker import Worker
 from edge_rul.yaml_file import Source
 
+if TYPE_CHECKING:
+    from edge_rul.adapters.http import MetricsServer
+
 _PUBLISHED_EVERY = 5.0  # seconds between two messages of statistics
 _LOGGED_EVERY = 60.0
+_STUCK = 60.0  # seconds without a turn of the loop after which we are not healthy
 _DRAIN = 8.0  # seconds from the first signal to the end
 
 
@@ -50,10 +55,8 @@ def build_outgoing(settings: Settings) -> Outgoing:
     )
 
 
-def build_pipeline(
-    settings: Settings, source: Source, bundle: Bundle, engine: Engine, outgoing: Outgoing, journal: str
-) -> Pipeline:
-    """The corridor for these settings and this bundle. Raises ConfigError where the two do not fit."""
+def check_bundle(settings: Settings, source: Source, bundle: Bundle) -> None:
+    """Raises ConfigError where the configuration speaks of inputs, classes or limits that the bundle does not have."""
     manifest = bundle.manifest
     inputs = [i.name for i in manifest.inputs]
     classes = [c.name for c in manifest.classes]
@@ -70,6 +73,13 @@ def build_pipeline(
                 f"{manifest.rul.max:g} {manifest.rul.unit}: the alarm would never clear"
             )
             raise source.error(("alarms", index, "below"), problem)
+
+
+def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing: Outgoing, journal: str) -> Pipeline:
+    """The corridor for settings that were checked against the bundle. journal: its id."""
+    manifest = bundle.manifest
+    inputs = [i.name for i in manifest.inputs]
+    classes = [c.name for c in manifest.classes]
     outputs = templates(settings.topics)
     decoder = Decoder(
         inputs,
@@ -132,10 +142,14 @@ def build_transport(settings: Settings, source: Source, log: Any, stale: Sequenc
 
 
 def _password(settings: Settings, source: Source) -> str | None:
-    """From mqtt.password_file, systemd's credential `mqtt_password`, or the environment, in this order."""
+    """From mqtt.password_file, systemd's credential `mqtt_password`, or the environment, in this order.
+
+    Raises ConfigError where the file cannot be read, or everybody can read it.
+    """
     key = "mqtt.password_file"
     if settings.mqtt.password_file is not None:
         path = source.file(key, settings.mqtt.password_file)
+        _refuse_open_secret(path, key, source)
     elif (directory := os.environ.get("CREDENTIALS_DIRECTORY")) and (Path(directory) / "mqtt_password").exists():
         path = Path(directory) / "mqtt_password"
     else:
@@ -144,6 +158,16 @@ def _password(settings: Settings, source: Source) -> str | None:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as e:
         raise source.error(key, f"{path} cannot be read: {e}") from None
+
+
+def _refuse_open_secret(path: Path, key: str, source: Source) -> None:
+    """Raises ConfigError where users other than the file's owner and group may use it. systemd's credentials lie in a
+    directory that only the service enters, so that their own mode does not matter."""
+    if (directory := os.environ.get("CREDENTIALS_DIRECTORY")) and path.is_relative_to(directory):
+        return
+    if (mode := path.stat().st_mode & 0o777) & 0o007:
+        problem = f"{path} is a secret, and every user of this machine may use it: its mode is {mode:o}"
+        raise source.error(key, problem, f"chmod o= {path}; its owner or group must be the user that runs the daemon")
 
 
 def open_engine_and_bundle(settings: Settings, source: Source) -> tuple[Bundle, Engine]:
@@ -163,6 +187,41 @@ def state_directory(settings: Settings, source: Source) -> Path:
         return Path(directory.split(":")[0])
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "edge-rul" / settings.mqtt.client_id
+
+
+def open_metrics(settings: Settings, source: Source, info: dict[str, str], health: Health) -> MetricsServer | None:
+    """The metrics and their server, where `http` is configured. Raises ConfigError, EdgeRulError."""
+    http = settings.http
+    if http is None:
+        return None
+    from edge_rul.adapters.http import Metrics, MetricsServer  # noqa: PLC0415  a server that is not asked for costs 14 MB
+
+    token = source.file("http.token_file", http.token_file).read_text().strip() if http.token_file else None
+    tls = None
+    if http.tls_cert and http.tls_key:
+        tls = str(source.file("http.tls_cert", http.tls_cert)), str(source.file("http.tls_key", http.tls_key))
+    metrics = Metrics(info)
+    return MetricsServer(metrics, http.host, http.port, ready=health.ready, alive=health.alive, token=token, tls=tls)
+
+
+class Health:
+    """What /healthz and /readyz say. Read by the server's thread; written by the worker's."""
+
+    def __init__(self) -> None:
+        self.serving = False
+        self.connected = False
+        self.stepped = time.monotonic()
+
+    def alive(self) -> str:
+        """Why a restart would help, or "": the worker has not come round for a long time."""
+        stuck = time.monotonic() - self.stepped
+        return f"the worker has not come round for {stuck:.0f} s" if self.serving and stuck > _STUCK else ""
+
+    def ready(self) -> str:
+        """Why nothing is answered now, or ""."""
+        if not self.serving:
+            return "starting or stopping"
+        return self.alive() or ("" if self.connected else "not connected to the broker")
 
 
 class Subscriptions:
@@ -199,7 +258,10 @@ def run(path: Path) -> int:
     logs.configure(settings.log)
     log = structlog.get_logger()
     bundle, engine = open_engine_and_bundle(settings, source)
+    check_bundle(settings, source, bundle)
     state = state_directory(settings, source)
+    subscriptions = Subscriptions(state)
+    transport = build_transport(settings, source, log, subscriptions.load())
     with engine, Journal(state, settings.journal) as journal:
         log.info(
             "verified",
@@ -208,11 +270,19 @@ def run(path: Path) -> int:
             engine=f"{engine.name} {engine.version} {engine.precision}",
             golden_windows=len(bundle.golden.rul),
         )
-        outgoing = build_outgoing(settings)
-        subscriptions = Subscriptions(state)
-        transport = build_transport(settings, source, log, subscriptions.load())
+        outgoing, health = build_outgoing(settings), Health()
+        info = {
+            "version": __version__,
+            "bundle": bundle.manifest.name,
+            "bundle_sha256": bundle.sha256,
+            "engine": engine.name,
+            "engine_version": engine.version,
+            "precision": engine.precision,
+            "journal": journal.id,
+        }
+        server = open_metrics(settings, source, info, health)
         worker = Worker(
-            pipeline=build_pipeline(settings, source, bundle, engine, outgoing, journal.id),
+            pipeline=build_pipeline(settings, bundle, engine, outgoing, journal.id),
             engine=engine,
             transport=transport,
             journal=journal,
@@ -220,6 +290,7 @@ def run(path: Path) -> int:
             settings=settings,
             clock=SystemClock(),
             log=log,
+            observer=server.metrics if server else None,
         )
         assets = worker.restore()
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
@@ -232,14 +303,25 @@ def run(path: Path) -> int:
                 action="their windows warm up again",
             )
         transport.on_subscribed = lambda: subscriptions.save(filters(settings.topics))
-        _serve(worker, transport, outgoing, settings, log, f"serving {bundle.manifest.name} on {engine.name}")
+        log.info("starting", topics=list(settings.topics.readings), alarms=[rule.name for rule in settings.alarms])
+        try:
+            _serve(worker, transport, outgoing, health, server, log, f"{bundle.manifest.name} on {engine.name}")
+        finally:
+            if server is not None:
+                server.close()
     return EXIT_OK
 
 
 def _serve(
-    worker: Worker, transport: MqttTransport, outgoing: Outgoing, settings: Settings, log: Any, status: str
+    worker: Worker,
+    transport: MqttTransport,
+    outgoing: Outgoing,
+    health: Health,
+    server: MetricsServer | None,
+    log: Any,
+    status: str,
 ) -> None:
-    """Start, loop until a signal, drain. A second signal ends the process at once."""
+    """Start, loop until a signal, drain. A second signal ends the process at once. status: what is served, in words."""
     signals = 0
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -253,8 +335,9 @@ def _serve(
     signal.signal(signal.SIGINT, stop)
     transport.start()
     transport.attempted.wait(10.0)
-    log.info("ready", topics=list(settings.topics.readings), alarms=[rule.name for rule in settings.alarms])
-    systemd.notify("READY=1", f"STATUS={status}")
+    health.serving = True
+    log.info("ready", serving=status)
+    systemd.notify("READY=1", f"STATUS=serving {status}")
     publish_at = log_at = time.monotonic()
     busy = False
     while not signals:
@@ -262,12 +345,17 @@ def _serve(
         busy = worker.step()
         worker.tick()
         now = time.monotonic()
+        health.connected, health.stepped = transport.connected, now
         if now >= publish_at:
             publish_at = now + _PUBLISHED_EVERY
-            transport.send([outgoing.statistics(worker.statistics())])
+            statistics = worker.statistics()
+            transport.send([outgoing.statistics(statistics)])
+            if server is not None:
+                server.metrics.update(statistics)
         if now >= log_at:
             log_at = now + _LOGGED_EVERY
             _log_statistics(log, worker)
+    health.serving = False
     systemd.notify("STOPPING=1")
     log.info("stopping", lag=worker.lag, unpublished=transport.backlog)
     deadline = time.monotonic() + _DRAIN

@@ -101,9 +101,16 @@ class DataError(EdgeRulError):
 
 
 class JournalError(EdgeRulError):
-    """The journal cannot be opened or written; a full disk is not an error but a state of the journal."""
+    """The journal cannot be opened, read or written; a full disk is not an error but a state of the journal.
 
-    exit_code = EXIT_INTERNAL
+    exit_code: 70 where a restart may help, 78 where only the operator can.
+    """
+
+    def __init__(
+        self, operation: str, object: str, problem: str, *, hint: str = "", exit_code: int = EXIT_INTERNAL
+    ) -> None:
+        super().__init__(operation, object, problem, hint=hint)
+        self.exit_code = exit_code
 
 
 class TransportError(EdgeRulError):

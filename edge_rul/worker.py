@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Protocol
 
+import msgspec
+
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import Received
 from edge_rul.config import Settings
@@ -30,6 +32,7 @@ _REFILL_AT_ONCE = 2000  # entries from the journal
 _SNAPSHOT_AT_ONCE = 200  # assets between two engine calls
 _RETRY_FULL = 1.0  # seconds
 _WATERMARK_ALONE = 5.0  # seconds; with entries the watermark is saved at each commit
+_SKIPPING_ENDS = 60.0  # seconds without skipping after which its alarm clears
 _GRAIN = 0.1  # seconds between two stamps of arrival that are kept
 
 
@@ -49,6 +52,13 @@ class Transport(Protocol):
     def oldest_seq(self) -> int | None: ...
     def send(self, messages: list[Message]) -> None: ...
     def pump(self) -> None: ...
+
+
+class Observer(Protocol):
+    """Who is told of each engine call; `Metrics` documents each."""
+
+    def batch(self, windows: int, seconds: float) -> None: ...
+    def answered(self, since_receipt: float, since_event: list[float]) -> None: ...
 
 
 class Clock(Protocol):
@@ -72,7 +82,9 @@ class Worker:
         settings: Settings,
         clock: Clock,
         log: Any,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer
         self._pipeline = pipeline
         self._engine = engine
         self._transport = transport
@@ -89,10 +101,12 @@ class Worker:
         self._unanswered: deque[tuple[int, float]] = deque()  # the same, whose answers are not acknowledged
         self._alarm_rows: deque[AlarmRow] = deque()  # above the watermark
         self._answered = 0  # seq up to which answers were handed to the transport
-        self._lagging = False
+        self._skipping = False
+        self._skipped_at = 0.0
         self._was_full = False
         self._retry_at = 0.0
         self._snapshot_queue: list[Asset] = []
+        self._snapshot_retry = 0.0
         self._snapshot_at = clock.monotonic() + settings.journal.snapshot_seconds
         self._again: deque[Asset] = deque()
         self._committed_at = clock.monotonic()
@@ -108,10 +122,20 @@ class Worker:
         """
         state = self._journal.state()
         self._pipeline.lives.reserve(state.assets)
+        unreadable: list[str] = []
         for seq, asset, blob in state.snapshots:
-            self._pipeline.restore(asset, seq, blob)
+            try:
+                self._pipeline.restore(asset, seq, blob)
+            except (ValueError, msgspec.DecodeError) as e:
+                unreadable.append(f"{asset}: {e}")
         for asset, blob in state.alarms:
-            self._pipeline.alarms.load(asset, blob)
+            try:
+                self._pipeline.alarms.load(asset, blob)
+            except (ValueError, msgspec.DecodeError) as e:
+                unreadable.append(f"alarms of {asset}: {e}")
+        if unreadable:
+            action = "these windows and alarms begin anew"
+            self._log.error("state_unreadable", count=len(unreadable), first=unreadable[0], action=action)
         self._tail = Tail(self._settings.limits.tail, last=state.replay_from)
         self._tail.last = self._journal.last
         self._pipeline.begin(replay_from=state.replay_from, answered=state.watermark, catch_up=self._journal.last)
@@ -137,7 +161,8 @@ class Worker:
         if self._journal.full:
             return _RETRY_FULL
         now = self._clock.monotonic()
-        return min(1.0, self._journal.wait(now), max(0.0, self._snapshot_at - now))
+        snapshot = 1.0 if self._journal.in_round else max(0.0, self._snapshot_at - now)
+        return min(1.0, self._journal.wait(now), snapshot)
 
     def tick(self) -> None:
         """Summaries of repeated faults, and alarms of the daemon's own."""
@@ -190,13 +215,20 @@ class Worker:
         batch = self._pipeline.fill(self._tail, self._journal.committed, latest=self._lags(now))
         if batch is None:
             return False
+        begun = self._clock.monotonic()
         try:
             rul, logits = self._engine.infer(batch.x)
         except EngineError as e:
             e.exit_code = EXIT_INTERNAL  # it passed its check at the start: a restart may help
             raise
+        seconds = self._clock.monotonic() - begun
         done = self._pipeline.complete(batch, rul, logits)
         self._transport.send(done.messages)
+        if self._observer is not None and len(batch.x):
+            self._observer.batch(len(batch.x), seconds)
+            since_receipt = self.lag_seconds(begun) + self._clock.monotonic() - begun
+            wall = self._clock.wall()
+            self._observer.answered(since_receipt, [wall - d.time / 1000 for d in batch.due if d.time is not None])
         self._alarm_rows.extend(done.alarms)
         self._answered = batch.upto
         while self._waiting and self._waiting[0][0] <= self._pipeline.applied:
@@ -209,10 +241,14 @@ class Worker:
         if after == "never":
             return False
         lagging = self.lag_seconds(now) > after
-        if lagging != self._lagging:
-            self._lagging = lagging
-            self._log.warning("skipping" if lagging else "skipping_ended", lag_entries=self.lag)
-            self.alarm("skipping", active=lagging, value=float(self.lag))
+        if lagging:
+            self._skipped_at = now
+        # Skipping ends the lag at once and begins again soon, while the load stays; the alarm does not follow that.
+        active = lagging or (self._skipping and now - self._skipped_at < _SKIPPING_ENDS)
+        if active != self._skipping:
+            self._skipping = active
+            self._log.warning("skipping" if active else "skipping_ended", lag_entries=self.lag)
+            self.alarm("skipping", active=active, value=float(self.lag))
         return lagging
 
     def _publish_again(self) -> bool:
@@ -254,14 +290,10 @@ class Worker:
 
     def commit(self) -> bool:
         """Everything taken in to disk, with the watermark; then the acknowledgements. False where the disk is full."""
-        watermark = max(self.watermark, self._journal.watermark)
-        covered: dict[Asset, AlarmRow] = {}
-        for row in self._alarm_rows:
-            if row.seq > watermark:
-                break
-            covered[row.asset] = row
-        if not self._journal.commit(watermark, covered.values(), wall=round(self._clock.wall())):
+        watermark, covered = self._covered(self._journal.last)
+        if not self._journal.commit(watermark, covered, wall=round(self._clock.wall())):
             self._retry_at = self._clock.monotonic() + _RETRY_FULL
+            self._journal.mark(*self._covered(self._journal.committed))
             return False
         self._committed_at = self._clock.monotonic()
         while self._alarm_rows and self._alarm_rows[0].seq <= watermark:
@@ -273,21 +305,39 @@ class Worker:
             self._owed_qos1 -= 1
         return True
 
+    def _covered(self, upto: int) -> tuple[int, list[AlarmRow]]:
+        """The watermark, at most `upto`, and each asset's alarms as they stood at it."""
+        watermark = max(min(self.watermark, upto), self._journal.watermark)
+        covered: dict[Asset, AlarmRow] = {}
+        for row in self._alarm_rows:
+            if row.seq > watermark:
+                break
+            covered[row.asset] = row
+        return watermark, list(covered.values())
+
     def _snapshot(self, now: float) -> bool:
-        """A slice of the round that is under way, or the beginning of one. Returns whether more is to do at once."""
+        """A slice of the round that is under way, the beginning of one, or a slice of what one has made superfluous.
+
+        Returns whether more is to do at once. A full disk does not keep a round from beginning: what it makes
+        superfluous is the only room that we can make ourselves.
+        """
         if self._snapshot_queue:
-            states = [(asset, self._pipeline.lives.dump(asset)) for asset in self._snapshot_queue[:_SNAPSHOT_AT_ONCE]]
-            self._journal.snapshot(self._pipeline.applied, states)
-            del self._snapshot_queue[:_SNAPSHOT_AT_ONCE]
-            return bool(self._snapshot_queue)
-        if self._journal.in_round:
+            if now >= self._snapshot_retry:
+                some = self._snapshot_queue[:_SNAPSHOT_AT_ONCE]
+                states = [(asset, self._pipeline.lives.dump(asset)) for asset in some]
+                if self._journal.snapshot(self._pipeline.applied, states):
+                    del self._snapshot_queue[:_SNAPSHOT_AT_ONCE]
+                    return True
+                self._snapshot_retry = now + _RETRY_FULL
+        elif self._journal.in_round:
             self._journal.end_round(wall=round(self._clock.wall()))
-        elif now >= self._snapshot_at and self._pipeline.idle and not self._journal.full:
+        elif now >= self._snapshot_at and self._pipeline.idle:
             self._snapshot_at = now + self._settings.journal.snapshot_seconds
             self._journal.begin_round(self._pipeline.applied)
             self._snapshot_queue = list(self._pipeline.lives.changed)
             self._pipeline.lives.changed.clear()
-        return False
+            return True
+        return self._journal.trim()
 
     # -- how it goes ------------------------------------------------------------------------------------------------
 

@@ -652,11 +652,13 @@ def test_the_password_comes_from_the_first_place_that_has_one(
     (tmp_path / "mqtt_password").write_text("from systemd\n")
     assert password("") == "from systemd"
     (tmp_path / "pass").write_text("from the file \n")
+    (tmp_path / "pass").chmod(0o600)
     assert password("mqtt: {username: u, password_file: pass}\n") == "from the file "
 
 
 def test_a_password_file_that_is_no_text(write: Any, tmp_path: Path) -> None:
     (tmp_path / "pass").write_bytes(b"\xff\xfe")
+    (tmp_path / "pass").chmod(0o600)
     path = write(BASE + "mqtt:\n  username: u\n  password_file: pass\n")
     loaded, source = load_settings(path)
     error = refused(path, lambda _: build_transport(loaded, source, None))

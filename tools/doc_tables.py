@@ -141,6 +141,8 @@ def _default(field: inspect.Field) -> str:
         return "see there"
     if default is None or default in ({}, []):
         return "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
     return f"`{default.value if isinstance(default, Enum) else default}`"
 
 

@@ -4,26 +4,27 @@
     marks       when a seq was reached, one row a minute, so that entries can be kept for hours
     alarms      an asset's alarm states as they stood at the watermark
     snapshots   an asset's rings and life as they stood at `seq`; superseded rows go once newer ones are valid
-    meta        schema, journal id, watermark, where the newest valid snapshot begins
+    meta        journal id, names of the bundle's inputs, watermark, where the newest valid snapshot begins
 
-Owns the file, the numbers, group commit, and what happens when the file is corrupt or the disk is full. The open
-transaction is a list in memory that one executemany writes, so a full disk loses nothing: it is written again. Knows an
-entry only as what the core packs and unpacks.
+Owns the numbers, group commit, what is deleted and when, and what happens when the disk is full. The open transaction
+is a list in memory that one executemany writes, so a full disk loses nothing: it is written again. How the file is
+opened and checked stands in `journal_file`. Knows an entry only as what the core packs and unpacks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
 import time
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edge_rul.adapters.journal_file import FILE, lock, open_file, set_aside, suspect
 from edge_rul.config import JournalSettings
 from edge_rul.core.payload import Entry, pack, unpack
 from edge_rul.core.pipeline import AlarmRow
@@ -31,21 +32,13 @@ from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
 from edge_rul.errors import JournalError
 
-SCHEMA_VERSION = 1
-FILE = "journal.db"
 _DELETE_AT_ONCE = 20_000  # rows of one range deletion, so that it never holds the worker for long
-_TABLES = """
-CREATE TABLE entries (seq INTEGER PRIMARY KEY, entry BLOB NOT NULL);
-CREATE TABLE marks (time INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
-CREATE TABLE alarms (asset BLOB PRIMARY KEY, alarms BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE snapshots (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, asset BLOB NOT NULL, state BLOB NOT NULL);
-CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-"""
+_PASSING = ("full", "disk I/O", "locked")  # in SQLite's words: what may pass, so it is tried again
 
 
 class State(msgspec.Struct, frozen=True):
     """What a restart begins with. replay_from: entries after it have to be applied again, each asset's after its own
-    snapshot only. snapshots: (seq, asset, state)."""
+    snapshot only. snapshots: (seq, asset, state), an asset's newest last. assets: at least as many as have one."""
 
     watermark: int
     replay_from: int
@@ -58,95 +51,96 @@ class Journal:
     """One file in the state directory; this process is its only writer. A context manager.
 
     id: a new one with each new file. last: seq of the newest entry. committed: seq up to which entries are on disk.
-    set_aside: where a corrupt predecessor was moved, or None. full: why nothing more may be taken in, or "".
+    set_aside: where an unusable predecessor was moved, or None; set_aside_why: `corrupt`, or `inputs` where it belongs
+    to a bundle with other inputs; set_aside_assets: how many assets it knew, as far as that could be told. full: why
+    nothing more may be taken in, or "".
     """
 
-    def __init__(self, directory: Path, settings: JournalSettings, *, wall: int | None = None) -> None:
-        """Open or make the journal. wall: epoch seconds, the clock's by default. Raises JournalError."""
+    def __init__(
+        self, directory: Path, settings: JournalSettings, *, inputs: Sequence[str] = (), wall: int | None = None
+    ) -> None:
+        """Open or make the journal. inputs: the bundle's, in order; () checks nothing. wall: epoch seconds, the
+        clock's by default. Raises JournalError."""
         self._settings = settings
         self._directory = directory
         self._path = directory / FILE
         self._pending: list[tuple[int, bytes]] = []
         self._pending_since = 0.0
         self.set_aside: Path | None = None
+        self.set_aside_why = ""
         self.set_aside_assets = 0
         self.full = ""
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.lockf(self._lock, os.F_TLOCK, 0)
-        except BlockingIOError:
-            hint = "each daemon needs a state directory of its own"
-            raise JournalError("open journal", str(directory), "another process uses it", hint=hint) from None
-        except OSError as e:
-            raise JournalError("open journal", str(directory), f"cannot be used: {e.strerror}") from e
-        try:
-            self._db = self._open()
-        except sqlite3.OperationalError as e:
-            raise JournalError("open journal", str(self._path), str(e)) from e
-        except sqlite3.DatabaseError:
-            self._move_away(round(time.time()) if wall is None else wall)
-            self._db = self._open()
-        self.id = str(self._meta("id"))
-        self.watermark = int(self._meta("watermark"))
-        self._valid = int(self._meta("snapshot"))
-        self._newest_mark = int(self._one("SELECT coalesce(max(time), 0) FROM marks"))
-        self.last = max(int(self._one("SELECT coalesce(max(seq), 0) FROM entries")), self.watermark, self._valid)
-        self.committed = self.last
         self._rows: dict[bytes, int] = {}  # asset -> id of its valid snapshot
         self._round: dict[bytes, int] = {}  # asset -> id of its snapshot in the round that is not valid yet
         self._round_from = -1
         self._round_upto = 0
-
-    def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
+        self._delete_upto = 0
+        self._lock = lock(directory)
         try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute(f"PRAGMA synchronous = {'FULL' if self._settings.durability == 'full' else 'NORMAL'}")
-            db.execute("PRAGMA temp_store = MEMORY")
-            db.execute("PRAGMA journal_size_limit = 67108864")
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0 and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                self._create(db)
-            elif version != SCHEMA_VERSION:
-                problem = f"has schema version {version}, this program reads {SCHEMA_VERSION}"
-                hint = "run the version that wrote it, or move the file away: windows then begin anew"
-                raise JournalError("open journal", str(self._path), problem, hint=hint)
-            elif (result := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(result)
-        except BaseException:
+            if why := self._open(inputs):
+                self.set_aside_why = why
+                wall = round(time.time()) if wall is None else wall
+                self.set_aside, self.set_aside_assets = set_aside(self._path, why, wall)
+                self._open(inputs)
+        except (sqlite3.Error, OSError) as e:
+            raise JournalError("open journal", str(self._path), str(e)) from e
+        finally:
+            if not hasattr(self, "id"):
+                os.close(self._lock)
+
+    def _open(self, inputs: Sequence[str]) -> str:
+        """Open the file and read where it stands. Returns why it has to be set aside, or ""."""
+        try:
+            db = open_file(self._path, self._settings.durability)
+        except sqlite3.DatabaseError as e:
+            if isinstance(e, sqlite3.OperationalError):
+                raise
+            return "corrupt"
+        try:
+            meta = dict(db.execute("SELECT key, value FROM meta"))
+            ours = msgspec.json.encode(list(inputs)).decode()
+            if inputs and meta.get("inputs", ours) != ours:
+                db.close()
+                return "inputs"
+            if inputs and "inputs" not in meta:
+                db.execute("INSERT INTO meta VALUES ('inputs', ?)", (ours,))
+            self._db = db
+            self.watermark, self._valid = int(meta["watermark"]), int(meta["snapshot"])
+            self._newest_mark = int(self._one("SELECT coalesce(max(time), 0) FROM marks"))
+            newest = int(self._one("SELECT coalesce(max(seq), 0) FROM entries"))
+            self.last = self.committed = max(newest, self.watermark, self._valid)
+            self.id = str(meta["id"])
+        except (KeyError, ValueError, sqlite3.DatabaseError) as e:
             db.close()
-            raise
-        return db
-
-    @staticmethod
-    def _create(db: sqlite3.Connection) -> None:
-        db.execute("BEGIN IMMEDIATE")
-        for statement in _TABLES.strip().splitlines():
-            db.execute(statement)
-        start = [("id", uuid.uuid4().hex), ("watermark", 0), ("snapshot", 0)]
-        db.executemany("INSERT INTO meta VALUES (?, ?)", start)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-
-    def _move_away(self, wall: int) -> None:
-        """Keep a corrupt journal under another name, never delete it, and count what assets it knew if it still can."""
-        try:
-            with sqlite3.connect(f"file:{self._path}?mode=ro", uri=True) as db:
-                self.set_aside_assets = db.execute("SELECT count(DISTINCT asset) FROM snapshots").fetchone()[0]
-        except sqlite3.Error:
-            self.set_aside_assets = 0
-        self.set_aside = self._path.with_name(f"{FILE}.corrupt-{wall}")
-        for suffix in ("", "-wal", "-shm"):
-            part = Path(f"{self._path}{suffix}")
-            if part.exists():
-                part.rename(f"{self.set_aside}{suffix}")
+            if isinstance(e, sqlite3.OperationalError):
+                raise
+            return "corrupt"
+        return ""
 
     def _one(self, query: str, *values: Any) -> Any:
         return self._db.execute(query, values).fetchone()[0]
 
-    def _meta(self, key: str) -> Any:
-        return self._one("SELECT value FROM meta WHERE key = ?", key)
+    def _write(self, work: Callable[[sqlite3.Connection], object]) -> str:
+        """Run `work` in one transaction. Returns "", or why nothing was written for now. Raises JournalError."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            work(self._db)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as e:
+            with contextlib.suppress(sqlite3.Error):
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+            if isinstance(e, sqlite3.OperationalError) and any(words in str(e) for words in _PASSING):
+                return str(e)
+            raise self._error("write", e) from e
+        return ""
+
+    def _error(self, operation: str, e: Exception) -> JournalError:
+        damaged = type(e) is sqlite3.DatabaseError or isinstance(e, ValueError)  # malformed, or an entry that is none
+        if damaged:
+            suspect(self._path)
+        hint = "the next start sets the file aside and begins a new one" if damaged else ""
+        return JournalError(f"{operation} journal", str(self._path), str(e), hint=hint)
 
     # -- taking in --------------------------------------------------------------------------------------------------
 
@@ -175,47 +169,66 @@ class Journal:
         Returns False, with the reason in `full`, where the disk has no room; nothing is lost, and it may be tried
         again. Raises JournalError for anything else.
         """
-        if self._pending and (reason := self._no_room()):
-            self.full = reason
+        # A clock that was set back counts too, or nothing would grow old until it has caught up.
+        marks = [(wall, self.last)] if self._pending and abs(wall - self._newest_mark) >= 60 else []
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT INTO entries VALUES (?, ?)", self._pending)
+            db.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?)", marks)
+            self._put_watermark(db, watermark, alarms)
+
+        self.full = (self._no_room() if self._pending else "") or self._write(write)
+        if self.full:
             return False
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT INTO entries VALUES (?, ?)", self._pending)
-            if watermark > self.watermark:
-                self._db.execute("UPDATE meta SET value = ? WHERE key = 'watermark'", (watermark,))
-            rows = [(_key(row.asset), row.blob) for row in alarms]
-            self._db.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?)", rows)
-            if self._pending and wall - self._newest_mark >= 60:
-                self._db.execute("INSERT OR IGNORE INTO marks VALUES (?, ?)", (wall, self.last))
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as e:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if "full" not in str(e) and "disk I/O" not in str(e):
-                raise JournalError("commit", str(self._path), str(e)) from e
-            self.full = str(e)
-            return False
-        if self._pending and wall - self._newest_mark >= 60:
+        if marks:
             self._newest_mark = wall
-        self.full = ""
         self._pending.clear()
         self._pending_since = 0.0
         self.committed = self.last
         self.watermark = max(self.watermark, watermark)
         return True
 
+    def mark(self, watermark: int, alarms: Iterable[AlarmRow] = ()) -> bool:
+        """The watermark, at most `committed`, and its alarm rows without the entries. Returns whether it was written.
+
+        While the disk is full the answers to what was taken in before go on, and what they free has to become free.
+        """
+        if self._write(lambda db: self._put_watermark(db, watermark, alarms)):
+            return False
+        self.watermark = max(self.watermark, watermark)
+        return True
+
+    def _put_watermark(self, db: sqlite3.Connection, watermark: int, alarms: Iterable[AlarmRow]) -> None:
+        if watermark > self.watermark:
+            db.execute("UPDATE meta SET value = ? WHERE key = 'watermark'", (watermark,))
+        rows = [(_key(row.asset), row.blob) for row in alarms]
+        db.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?)", rows)
+
     def _no_room(self) -> str:
-        """Below `min_free` ingest stops, so that the watermark, deletions and a checkpoint still fit."""
-        free = shutil.disk_usage(self._directory).free
-        return f"{free} bytes free, min_free is {self._settings.min_free}" if free < self._settings.min_free else ""
+        """Below `min_free` ingest stops, so that the watermark, deletions and a checkpoint still fit. Pages that
+        deletions have freed count as room: the file never shrinks, so it could not recover otherwise."""
+        free, least = self.free, self._settings.min_free
+        if free >= least:
+            return ""
+        reusable = self._one("PRAGMA freelist_count") * self._one("PRAGMA page_size")
+        if free + reusable >= least:
+            return ""
+        return f"{free} bytes free and {reusable} of the journal's own, min_free is {least}"
 
     def read(self, after: int, limit: int) -> list[Numbered]:
-        """At most `limit` entries whose seq is above `after`, in order, the open transaction's too."""
-        rows = self._db.execute("SELECT seq, entry FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
-        found = [Numbered(seq, unpack(entry)) for seq, entry in rows]
+        """At most `limit` entries whose seq is above `after`, in order, the open transaction's too.
+
+        These are given as fleeting: how they came is not kept, and to answer them once they are durable is always
+        right. Raises JournalError.
+        """
+        query = "SELECT seq, entry FROM entries WHERE seq > ? ORDER BY seq LIMIT ?"
+        try:
+            found = [Numbered(seq, unpack(entry)) for seq, entry in self._db.execute(query, (after, limit))]
+        except (sqlite3.Error, ValueError) as e:
+            raise self._error("read", e) from e
         if len(found) < limit:
             start = found[-1].seq if found else after
-            found += [Numbered(seq, unpack(entry)) for seq, entry in self._pending if seq > start]
+            found += [Numbered(seq, unpack(entry), True) for seq, entry in self._pending if seq > start]
         return found[:limit]
 
     # -- snapshots --------------------------------------------------------------------------------------------------
@@ -229,47 +242,71 @@ class Journal:
         """Whether a round was begun and is not valid yet."""
         return self._round_from >= 0
 
-    def snapshot(self, applied: int, states: Iterable[tuple[Asset, bytes]]) -> None:
-        """Write some assets' states as of `applied` into the round. Raises JournalError."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+    def snapshot(self, applied: int, states: Iterable[tuple[Asset, bytes]]) -> bool:
+        """Write some assets' states as of `applied` into the round. False where the disk took none: the round may not
+        end without them, so they have to be given again. Raises JournalError."""
+        written: dict[bytes, int] = {}
+
+        def write(db: sqlite3.Connection) -> None:
             for asset, state in states:
                 row = (applied, key := _key(asset), state)
-                cursor = self._db.execute("INSERT INTO snapshots (seq, asset, state) VALUES (?, ?, ?)", row)
-                self._round[key] = int(cursor.lastrowid or 0)
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as e:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self.full = str(e)
+                cursor = db.execute("INSERT INTO snapshots (seq, asset, state) VALUES (?, ?, ?)", row)
+                written[key] = int(cursor.lastrowid or 0)
+
+        if self._write(write):
+            return False
+        self._round.update(written)
         self._round_upto = applied
+        return True
 
     def end_round(self, *, wall: int) -> bool:
-        """Make the round valid if the watermark has reached it, and delete what it supersedes. Returns whether."""
+        """Make the round valid if the watermark has reached it, and delete what it supersedes. Returns whether.
+
+        What `trim` may delete is settled here. wall: epoch seconds.
+        """
         if self._round_from < 0 or self.watermark < self._round_upto:
             return False
         old = [(self._rows[key],) for key in self._round if key in self._rows]
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("DELETE FROM snapshots WHERE id = ?", old)
-        self._db.execute("UPDATE meta SET value = ? WHERE key = 'snapshot'", (self._round_from,))
-        self._db.execute("COMMIT")
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany("DELETE FROM snapshots WHERE id = ?", old)
+            db.execute("UPDATE meta SET value = ? WHERE key = 'snapshot'", (self._round_from,))
+
+        if self._write(write):
+            return False
         self._rows.update(self._round)
         self._round.clear()
         self._valid, self._round_from = self._round_from, -1
-        self._trim(wall)
+        self._delete_upto = min(self._valid, self._too_old(wall))
         return True
 
-    def _trim(self, wall: int) -> None:
-        """Delete entries that no restart needs and that are older than `keep_hours` or beyond `keep_bytes`."""
-        old = self._one(
-            "SELECT coalesce(max(seq), 0) FROM marks WHERE time < ?", wall - self._settings.keep_hours * 3600
-        )
-        first = self._one("SELECT coalesce(min(seq), 0) FROM entries")
-        if (excess := self.size - self._settings.keep_bytes) > 0 and self.last > first:
-            old = max(old, first + round((self.last - first) * min(1.0, excess / self.size)))
-        upto = min(int(old), self._valid, first + _DELETE_AT_ONCE)
-        self._db.execute("DELETE FROM entries WHERE seq <= ?", (upto,))
-        self._db.execute("DELETE FROM marks WHERE seq <= ?", (upto,))
+    def _too_old(self, wall: int) -> int:
+        """The seq up to which entries are older than `keep_hours` or beyond `keep_bytes`."""
+        then = wall - self._settings.keep_hours * 3600
+        old = int(self._one("SELECT coalesce(max(seq), 0) FROM marks WHERE time < ?", then))
+        first = int(self._one("SELECT coalesce(min(seq), 0) FROM entries"))
+        size = self.size
+        if (excess := size - self._settings.keep_bytes) > 0 and self.last > first:
+            old = max(old, first + round((self.last - first) * excess / size))
+        return old
+
+    def trim(self) -> bool:
+        """Delete some of the entries that no restart needs and that need not be kept. Returns whether there is more.
+
+        While the disk is full, what is only kept for a look back yields to what has to be kept.
+        """
+        target = self._valid if self.full else self._delete_upto
+        first = self._one("SELECT coalesce(min(seq), 0) FROM entries") if target else 0
+        upto = min(target, first + _DELETE_AT_ONCE - 1)
+        if not first or first > upto:
+            self._delete_upto = 0
+            return False
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM entries WHERE seq <= ?", (upto,))
+            db.execute("DELETE FROM marks WHERE seq <= ?", (upto,))
+
+        return not self._write(write)
 
     @property
     def size(self) -> int:
@@ -285,21 +322,29 @@ class Journal:
     # -- restart ----------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """What to begin with. Read `snapshots` to its end before anything is written."""
-        self._db.execute("DELETE FROM snapshots WHERE seq > ?", (self.watermark,))
+        """What to begin with. Read `snapshots` to its end before anything is written. Raises JournalError."""
         alarms = [(_asset(key), blob) for key, blob in self._db.execute("SELECT asset, alarms FROM alarms")]
-        newest = dict(self._db.execute("SELECT asset, max(id) FROM snapshots GROUP BY asset"))
-        stale = self._one("SELECT count(*) FROM snapshots") - len(newest)
-        self._rows = newest
-        if stale:
-            keep = set(newest.values())
-            doomed = [(i,) for (i,) in self._db.execute("SELECT id FROM snapshots") if i not in keep]
-            self._db.executemany("DELETE FROM snapshots WHERE id = ?", doomed)
-        return State(self.watermark, self._valid, alarms, self._snapshots(), len(newest))
+        assets = int(self._one("SELECT count(*) FROM snapshots"))
+        return State(self.watermark, self._valid, alarms, self._snapshots(), assets)
 
     def _snapshots(self) -> Iterator[tuple[int, Asset, bytes]]:
-        for seq, key, state in self._db.execute("SELECT seq, asset, state FROM snapshots"):
-            yield seq, _asset(key), state
+        rows: dict[bytes, int] = {}
+        doomed: list[tuple[int]] = []
+        try:
+            for row, seq, key, state in self._db.execute("SELECT id, seq, asset, state FROM snapshots ORDER BY id"):
+                if seq > self.watermark:  # of a round that never became valid
+                    doomed.append((row,))
+                    continue
+                if key in rows:
+                    doomed.append((rows[key],))
+                rows[key] = row
+                yield seq, _asset(key), state
+        except sqlite3.Error as e:
+            raise self._error("read", e) from e
+        self._rows = rows
+        # Those above the watermark have to go: their seqs will be given to other entries.
+        if doomed and (why := self._write(lambda db: db.executemany("DELETE FROM snapshots WHERE id = ?", doomed))):
+            raise JournalError("write journal", str(self._path), why)
 
     def close(self) -> None:
         self._db.close()

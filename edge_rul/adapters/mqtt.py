@@ -79,6 +79,7 @@ class MqttTransport:
         self._inbox: deque[Received] = deque()
         self._inbox_bytes = 0
         self._overflow = False
+        self._renewing = False
         self._connection = 0
         self._cap = settings.in_flight
         self._outbox: deque[Message] = deque()
@@ -90,7 +91,7 @@ class MqttTransport:
         self._short = 0  # connections in a row that did not last
         self.connected = False
         self.subscribed = False  # on this connection, acknowledged by the broker
-        self.attempted = threading.Event()  # a first connection came up or failed
+        self.attempted = threading.Event()  # a first connection failed, or was subscribed
         self.new_session = False  # the broker had none for us; the worker clears it
         self.on_subscribed: Callable[[], None] = lambda: None  # called on the network thread
         self.fatal: EdgeRulError | None = None
@@ -166,9 +167,10 @@ class MqttTransport:
                 message = self._inbox.popleft()
                 self._inbox_bytes -= len(message.payload)
                 return message
-            renew = self._overflow
-        if renew and self.connected:
+            renew = self._overflow and self.connected and not self._renewing
+        if renew:
             # What was not taken in is still unacknowledged: a new connection makes the broker send it again.
+            self._renewing = True
             self._log.warning("inbox_drained", action="renewing the connection")
             self._drop_connection()
         return None
@@ -191,8 +193,13 @@ class MqttTransport:
         return min(seqs, default=None)
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Publish in order, as the in-flight window allows. Keeps what cannot go out yet."""
-        self._outbox.extend(messages)
+        """Publish in order, as the in-flight window allows. Keeps what cannot go out yet, but for QoS 0: a statistic of
+        an hour ago is of no use."""
+        for message in messages:
+            if message.qos:
+                self._outbox.append(message)
+            elif self.connected:
+                self._client.publish(message.topic, message.payload, qos=0, retain=message.retain)
         self.pump()
 
     def pump(self) -> None:
@@ -206,9 +213,8 @@ class MqttTransport:
         while self._outbox and self.connected and len(self._in_flight) < self._cap:
             message = self._outbox.popleft()
             # Without a connection paho keeps a QoS 1 message all the same, so it counts as in flight.
-            info = self._client.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
-            if message.qos:
-                self._in_flight[info.mid] = message
+            info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+            self._in_flight[info.mid] = message
 
     def close(self, deadline: float) -> None:
         """Publish what is left and `offline`, then disconnect so that the session stays. deadline: monotonic."""
@@ -271,7 +277,7 @@ class MqttTransport:
         self._cap = max(1, min(self._settings.in_flight, maximum - 1))
         with self._lock:
             self._connection += 1
-            self._overflow = False
+            self._overflow = self._renewing = False
         client.publish(self._availability, b"online", qos=1, retain=True)
         if self._stale:
             client.unsubscribe(self._stale)
@@ -284,7 +290,6 @@ class MqttTransport:
         if not flags.session_present:
             self.new_session = True
         self.connected = True
-        self.attempted.set()
         self._log.info("connected", broker=self._broker, session="kept" if flags.session_present else "new")
         self.wake()
 
@@ -322,6 +327,7 @@ class MqttTransport:
         self._stale.clear()  # the UNSUBSCRIBE went out before the SUBSCRIBE that is answered here
         self.on_subscribed()
         self.subscribed = True
+        self.attempted.set()  # only now does the broker keep for us what is published
         self.wake()
 
     def _on_message(self, _client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:

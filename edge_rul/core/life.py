@@ -140,8 +140,8 @@ class Lives:
         if state.version != 1:
             raise ValueError(f"the state of {asset} has version {state.version}, this program reads 1")
         life = self._lives.get(asset) or self._add(asset)
+        self._rings.load(life.row, state.cycles, state.times, state.revisions, state.values)  # or nothing is taken
         self._lives[asset] = _Life(life.row, *state.life)
-        self._rings.load(life.row, state.cycles, state.times, state.revisions, state.values)
 
     def _add(self, asset: Asset) -> _Life:
         life = self._lives[asset] = _Life(len(self._lives))

@@ -26,6 +26,7 @@ from edge_rul.errors import BadMessage, Reason
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _CYCLE_MAX = 2**53  # beyond it JSON readers that use doubles disagree
 _MILLISECONDS_FROM = 10**11  # 1973; a smaller number is a time in seconds
+_YEAR_1 = -62_135_596_800_000
 _MILLISECONDS_TO = 253_402_300_800_000  # the year 10000
 _TOPICS_CACHED = 65_536
 
@@ -215,7 +216,7 @@ class Decoder:
     def _reset(self, topic: str, payload: bytes) -> Reset:
         try:
             command = msgspec.json.decode(payload, type=_Command)
-        except msgspec.DecodeError as e:
+        except (msgspec.DecodeError, ValueError, RecursionError) as e:
             raise BadMessage(Reason.BAD_COMMAND, topic, str(e)) from None
         if command.command != "reset":
             raise BadMessage(Reason.BAD_COMMAND, topic, f"command is {command.command[:40]!r}, expected 'reset'")
@@ -230,7 +231,13 @@ def _detail(message: str, element: Any) -> str:
     """msgspec's message, with the name in `values` whose value is no number where it writes `[...]` for it."""
     if "[...]" not in message:
         return message
-    values = (msgspec.json.decode(element) if isinstance(element, msgspec.Raw) else element)["values"]
+    try:
+        whole = msgspec.json.decode(element) if isinstance(element, msgspec.Raw) else element
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return message  # further on it is no JSON at all, or too deep
+    values = whole.get("values")
+    if not isinstance(values, dict):
+        return message  # the key came twice
     names = [k for k, v in values.items() if isinstance(v, bool) or not isinstance(v, float | int | type(None))]
     return message.replace("[...]", f"[{names[0][:40]}]") if names else message
 
@@ -253,7 +260,10 @@ def _milliseconds(topic: str, ts: datetime | int | float | None) -> int | None:
     if ts is None:
         return None
     if isinstance(ts, datetime):
-        return round((ts if ts.tzinfo else ts.replace(tzinfo=timezone.utc)).timestamp() * 1000)
+        time = round((ts if ts.tzinfo else ts.replace(tzinfo=timezone.utc)).timestamp() * 1000)
+        if not _YEAR_1 <= time < _MILLISECONDS_TO:
+            raise BadMessage(Reason.BAD_TIME, topic, f"ts is {ts}, which in UTC is not within the years 1 to 9999")
+        return time
     if not _MILLISECONDS_FROM <= ts < _MILLISECONDS_TO:
         raise BadMessage(Reason.BAD_TIME, topic, f"ts is {ts}, expected ISO 8601 or epoch milliseconds")
     return round(ts)

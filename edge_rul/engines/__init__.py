@@ -1,11 +1,13 @@
 """Engines: one file each, one narrow protocol.
 
-Owns the protocol, the check of what goes in, the choice of an engine by name, and the golden check that every engine
-has to pass before it serves. Knows no asset and no MQTT.
+Owns the protocol, the check of what goes in, and the golden check that every engine has to pass before it serves. The
+choice among them stands in `choose`. Knows no asset and no MQTT.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +15,8 @@ import numpy as np
 from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
 from edge_rul.errors import EngineError
+
+Say = Callable[[str], None]
 
 
 class Engine(Protocol):
@@ -49,21 +53,37 @@ def check_input(engine: str, x: Array, window: int, inputs: int, max_batch: int)
         raise EngineError("infer", engine, f"a batch of {len(x)}, at most {max_batch}", hint="split it")
 
 
-def open_engine(name: str, bundle: Bundle, *, max_batch: int = 32, threads: int = 0) -> Engine:
-    """The engine `name` ("auto" takes the best that is installed) for the bundle, verified on its golden windows.
+def open_engine(
+    name: str,
+    bundle: Bundle,
+    *,
+    max_batch: int = 32,
+    threads: int = 0,
+    precision: str = "float32",
+    provider: str = "cpu",
+    build: str = "on_miss",
+    require_gpu: bool = False,
+    cache: Path | None = None,
+    say: Say | None = None,
+) -> Engine:
+    """The engine `name` for the bundle, verified on its golden windows.
+
+    name:     of an engine, or "auto": the fastest installed float32 engine, as measured on this machine. The figures
+              are kept in `cache`; without a cache nothing is measured, and "auto" is ONNX Runtime.
+    threads:  of one call; 0 takes as many as this process may use.
+    provider: ONNX Runtime's: "cpu", "cuda" or "tensorrt".
+    build:    of the TensorRT engines: "on_miss" builds what the cache does not hold, "never" refuses.
+    require_gpu: refuse the CPU, also as what "auto" finds or after repeated failures of the GPU.
+    cache:    directory of built engines and measurements.
+    say:      is told what takes long, what was chosen, and what was set aside and why.
 
     Raises EngineError where it cannot be opened or does not answer as the bundle says.
     """
-    # Engines bring large libraries; only the one in use is loaded.
-    from edge_rul.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415
+    # The choice knows every engine, and each engine knows this module.
+    from edge_rul.engines.choose import Options, choose  # noqa: PLC0415
 
-    engine = OnnxRuntimeEngine(bundle, max_batch=max_batch, threads=threads)
-    try:
-        verify(engine, bundle)
-    except BaseException:
-        engine.close()
-        raise
-    return engine
+    options = Options(max_batch, threads, precision, provider, build, require_gpu, cache, say or (lambda _: None))
+    return choose(name, bundle, options)
 
 
 def infer_all(engine: Engine, x: Array) -> tuple[Array, Array]:
@@ -73,20 +93,64 @@ def infer_all(engine: Engine, x: Array) -> tuple[Array, Array]:
 
 
 def verify(engine: Engine, bundle: Bundle) -> tuple[float, float]:
-    """Run the bundle's golden windows. Returns the largest differences (rul, logits); raises EngineError beyond the
-    manifest's tolerance for the engine's precision, or where an answer is not finite."""
+    """Run the bundle's golden windows, together, alone and among other windows.
+
+    Returns the largest differences (rul, logits) from the golden answers. Raises EngineError where they pass the
+    manifest's tolerance for the engine's precision, where an answer is not finite, or where a window's answer depends
+    on the batch that it travels in by more than a tenth of the tolerance (float32) or all of it (other precisions).
+    """
     manifest, golden = bundle.manifest, bundle.golden
+    what = f"{bundle.path} on {engine.name} {engine.version}, {engine.precision}"
     if (tolerance := manifest.tolerance.get(engine.precision)) is None:
-        raise EngineError("verify", engine.name, f"the bundle has no tolerance for precision {engine.precision}")
-    rul, logits = infer_all(engine, manifest.normaliser.apply(golden.windows))
+        raise EngineError(
+            "verify",
+            engine.name,
+            f"the bundle has no tolerance for precision {engine.precision}",
+            hint="tools/reduced_precision.py measures what a precision costs, and writes its tolerance",
+        )
+    x = manifest.normaliser.apply(golden.windows)  # (N, T, F)
+    together = infer_all(engine, x)
+    differences = _differences(together, (golden.rul, golden.logits))
     # Written so that NaN fails.
-    differences = float(np.abs(rul - golden.rul).max()), float(np.abs(logits - golden.logits).max())
     if not (differences[0] <= tolerance.rul and differences[1] <= tolerance.logits):
         raise EngineError(
             "verify golden windows",
-            f"{bundle.path} on {engine.name} {engine.version}, {engine.precision}",
+            what,
             f"differs by up to {differences[0]:.3g} {manifest.rul.unit} and {differences[1]:.3g} in logits, "
             f"at most {tolerance.rul:g} and {tolerance.logits:g} are allowed",
             hint="this engine does not compute the trained model; take another one, or export the bundle again",
         )
+    share = 0.1 if engine.precision == "float32" else 1.0
+    for company, answers in (("alone", _alone(engine, x)), ("with other windows", _among_others(engine, x))):
+        moved = _differences(answers, together)
+        if not (moved[0] <= share * tolerance.rul and moved[1] <= share * tolerance.logits):
+            raise EngineError(
+                "verify golden windows",
+                what,
+                f"a window {company} moves by up to {moved[0]:.3g} {manifest.rul.unit} and {moved[1]:.3g} in logits, "
+                f"at most {share * tolerance.rul:g} and {share * tolerance.logits:g} are allowed",
+                hint="this engine's answer depends on the batch, as with dynamic quantisation; take another one",
+            )
     return differences
+
+
+def _differences(found: tuple[Array, Array], expected: tuple[Array, Array]) -> tuple[float, float]:
+    rul, logits = (float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))
+    return rul, logits
+
+
+def _alone(engine: Engine, x: Array) -> tuple[Array, Array]:
+    answers = [engine.infer(x[i : i + 1]) for i in range(len(x))]
+    return np.concatenate([rul for rul, _ in answers]), np.concatenate([logits for _, logits in answers])
+
+
+def _among_others(engine: Engine, x: Array) -> tuple[Array, Array]:
+    """Each window of x beside one of three times its size, in the opposite order; the answers of x's own, in order.
+
+    A mate that stretches the batch's range is what moves an engine that scales its numbers by it.
+    """
+    mixed = np.empty((2 * len(x), *x.shape[1:]), np.float32)  # (2N, T, F)
+    mixed[0::2] = x[::-1]
+    mixed[1::2] = 3 * x
+    rul, logits = infer_all(engine, mixed)
+    return rul[0::2][::-1], logits[0::2][::-1]

@@ -49,7 +49,8 @@ def predict_windows(bundle: Bundle, raw_windows: Array, *, threads: int = 0) -> 
 
     The graph is verified on the bundle's golden windows first; raises EngineError where it disagrees.
     """
-    with open_engine("auto", bundle, max_batch=BATCH, threads=threads) as engine:
+    # By name, so that the figures do not depend on what else is installed.
+    with open_engine("onnxruntime", bundle, max_batch=BATCH, threads=threads) as engine:
         return infer_all(engine, bundle.manifest.normaliser.apply(raw_windows))
 
 

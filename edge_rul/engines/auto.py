@@ -1,0 +1,133 @@
+"""Which installed float32 engine is the fastest here, measured once and kept.
+
+Owns the measurement and what makes a kept one valid. Must not know how an engine is opened, nor what runs on a GPU
+beyond its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edge_rul.bundle import Bundle
+from edge_rul.core.normalise import Array
+from edge_rul.engines import Engine
+from edge_rul.engines.cache import default_directory, read_json, write_json
+from edge_rul.engines.choose import NAME_A_GPU_ENGINE, ON_GPU, Options, installed, open_verified
+from edge_rul.engines.threads import usable_threads
+from edge_rul.errors import EngineError
+
+# Another engine than ONNX Runtime costs its library and memory, so it has to be worth that.
+_WORTH = 1.1
+_ROUNDS = 7
+_JETSON = ("/dev/nvhost-gpu", "/dev/nvgpu", "/dev/nvmap")
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A kept measurement. rates: windows/s by engine; refused: why an installed one did not run."""
+
+    facts: dict[str, str]
+    engine: str
+    rates: dict[str, float]
+    refused: dict[str, str]
+
+
+def fastest(names: Iterable[str], bundle: Bundle, options: Options) -> Engine:
+    """The engine of the kept measurement of the installed ones among `names`, or of a new one."""
+    cache = options.cache or default_directory()
+    here = installed()
+    gpu = _gpu()
+    # Their libraries cost 0.2 s and 120 MB, for nothing where there is no driver.
+    candidates = [n for n in names if n in here and (gpu or options.require_gpu or n not in ON_GPU)]
+    facts = {
+        "bundle": bundle.sha256,
+        "cpu": _cpu(),
+        "gpu": gpu,
+        "threads": str(options.threads or usable_threads()),
+        "max_batch": str(options.max_batch),
+        **{name: here[name] for name in candidates},
+    }
+    digest = hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
+    path = cache / f"auto-{digest[:20]}.json"
+    kept = read_json(path, Choice)
+    if kept is not None and kept.facts == facts and kept.engine in candidates:
+        try:
+            return open_verified(kept.engine, bundle, options)
+        except EngineError as e:
+            options.say(f"{kept.engine}, the fastest engine so far, does not open any more: {e}")
+    engine, rates, refused = _measure(candidates, bundle, options)
+    write_json(path, Choice(facts, engine.name, rates, refused), options.say)
+    return engine
+
+
+def _measure(
+    candidates: list[str], bundle: Bundle, options: Options
+) -> tuple[Engine, dict[str, float], dict[str, str]]:
+    """Open and time each; the winner, all others closed, with windows/s and the reasons of those that refuse."""
+    golden = bundle.manifest.normaliser.apply(bundle.golden.windows)  # (N, T, F)
+    x = np.resize(golden, (options.max_batch, *golden.shape[1:]))  # (max_batch, T, F)
+    engines: dict[str, Engine] = {}
+    refused: dict[str, str] = {}
+    try:
+        for name in candidates:
+            try:
+                engines[name] = open_verified(name, bundle, options)
+            except EngineError as e:
+                refused[name] = e.problem
+                options.say(f"auto: {name} does not serve here: {e.problem}")
+        if not engines:
+            reasons = "; ".join(f"{name}: {why}" for name, why in refused.items()) or "none is installed"
+            raise EngineError("open", "auto", f"no engine serves this bundle: {reasons}", hint=_hint(options))
+        rates = {name: len(x) / seconds for name, seconds in _times(engines, x).items()}
+        best = max(engines, key=lambda name: rates[name])
+        if rates[best] < _WORTH * rates.get("onnxruntime", 0.0):
+            best = "onnxruntime"
+        figures = ", ".join(f"{name} {rate:.0f} windows/s" for name, rate in rates.items())
+        options.say(f"auto: {best} serves; measured at a batch of {len(x)}: {figures}")
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
+    for name, engine in engines.items():
+        if name != best:
+            engine.close()
+    return engines[best], rates, refused
+
+
+def _hint(options: Options) -> str:
+    return NAME_A_GPU_ENGINE if options.require_gpu else ""
+
+
+def _times(engines: dict[str, Engine], x: Array) -> dict[str, float]:
+    """Median seconds of a call. In turn, so that what else the machine does falls on all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(_ROUNDS):
+        for name, engine in engines.items():
+            began = time.perf_counter()
+            engine.infer(x)
+            taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}  # the first call allocates
+
+
+def _gpu() -> str:
+    """What tells one NVIDIA driver from another without loading a library; empty where there is none."""
+    try:
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace").splitlines()[0]
+    except (OSError, IndexError):
+        return next((name for name in _JETSON if Path(name).exists()), "")
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return f"{platform.machine()} {names[0] if names else platform.processor()}".strip()

@@ -1,0 +1,257 @@
+"""Where built engines and measurements are kept between starts.
+
+Owns the directory: its default place, the names in it, writing whole or not at all, what makes an entry valid, and
+what happens to one that is not. Must not know TensorRT, ONNX Runtime or a GPU: an engine is bytes in here, and
+whoever builds or loads it is a function that is passed in.
+
+An entry is two files, NAME.engine and NAME.json, its sidecar. NAME holds a digest of the facts that make the engine
+valid, so that another version, GPU, driver or bundle looks for another entry; the sidecar holds the facts themselves
+and the engine's sha256. The sidecar is written last: an engine without one was never finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from edge_rul.engines import Say
+from edge_rul.errors import EngineError
+
+T = TypeVar("T")
+
+SCHEMA = "edge-rul/engine/1"
+_WAIT = 0.2  # seconds between two looks at a lock that another process holds
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The batch sizes that an engine is built for."""
+
+    min: int
+    opt: int
+    max: int
+
+
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that an engine depends on: where one differs, it is another engine.
+
+    bundle: sha256. flavour, version: of TensorRT. gpu: its name, or "any" for an engine built for a target ahead of
+    time. compute_capability: as "8.9", or "portable". driver: CUDA's driver version, "any" where the engine does not
+    depend on it.
+    """
+
+    bundle: str
+    flavour: str
+    version: str
+    gpu: str
+    compute_capability: str
+    driver: str
+    precision: str
+    profile: Profile
+
+    @property
+    def name(self) -> str:
+        digest = hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        return f"{self.flavour}-{self.precision}-{digest[:20]}"
+
+
+class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What stands beside an engine. built: UTC. parity: largest differences from the golden answers, where it ran."""
+
+    schema: str
+    facts: Facts
+    sha256: str
+    bytes: int
+    built: str
+    build_seconds: float
+    parity: dict[str, float] | None = None
+
+
+class Unusable(Exception):
+    """Raised by a loader: these bytes are no engine for this machine, and another build may help."""
+
+
+class Entry(NamedTuple):
+    engine: Path
+    sidecar: Path
+
+
+def default_directory() -> Path:
+    """systemd's CacheDirectory, else the user's cache."""
+    if given := os.environ.get("CACHE_DIRECTORY"):
+        return Path(given.split(":")[0])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edge-rul"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write the file so that a reader finds the old content, the new, or none; never a part. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(handle, 0o644)  # built by an administrator, read by the daemon's user
+            os.fsync(file.fileno())
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def store(entry: Entry, facts: Facts, blob: bytes, seconds: float, parity: dict[str, float] | None = None) -> Sidecar:
+    """Write an engine and its sidecar. Raises OSError."""
+    built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    digest = hashlib.sha256(blob).hexdigest()
+    sidecar = Sidecar(SCHEMA, facts, digest, len(blob), built, round(seconds, 2), parity)
+    entry.sidecar.unlink(missing_ok=True)  # it would vouch for an engine that is being replaced
+    write_whole(entry.engine, blob)
+    write_whole(entry.sidecar, msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n")
+    return sidecar
+
+
+def check(entry: Entry, facts: Facts) -> bytes | None:
+    """The entry's engine if it is whole and valid for `facts`, None where there is none. Raises Unusable."""
+    try:
+        text, blob = entry.sidecar.read_bytes(), entry.engine.read_bytes()
+    except FileNotFoundError:
+        if entry.engine.exists() or entry.sidecar.exists():
+            raise Unusable("one of the two files is missing: the write was cut short") from None
+        return None
+    try:
+        sidecar = msgspec.json.decode(text, type=Sidecar)
+    except msgspec.DecodeError as e:
+        raise Unusable(f"the sidecar cannot be read: {e}") from None
+    if sidecar.schema != SCHEMA:
+        raise Unusable(f"the sidecar is of {sidecar.schema!r}, this version reads {SCHEMA!r}")
+    if sidecar.facts != facts:
+        mine, its = msgspec.to_builtins(facts), msgspec.to_builtins(sidecar.facts)
+        other = ", ".join(f"{key} {its[key]!r} in place of {mine[key]!r}" for key in mine if its[key] != mine[key])
+        raise Unusable(f"it was built for {other}")
+    if len(blob) != sidecar.bytes or hashlib.sha256(blob).hexdigest() != sidecar.sha256:
+        raise Unusable(f"{len(blob)} bytes, not the {sidecar.bytes} that were written, or altered ones")
+    return blob
+
+
+class EngineCache:
+    """The engines in one directory. One that cannot be written serves what it holds, and keeps nothing new."""
+
+    def __init__(self, directory: Path, say: Say) -> None:
+        self.directory = directory
+        self._say = say
+
+    def entry(self, facts: Facts) -> Entry:
+        return Entry(self.directory / f"{facts.name}.engine", self.directory / f"{facts.name}.json")
+
+    def open(
+        self,
+        facts: Facts,
+        load: Callable[[bytes], T],
+        build: Callable[[], bytes] | None,
+        *,
+        command: str,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> T:
+        """What `load` makes of the engine for `facts`: the one that is here, or a new one of `build`.
+
+        load raises Unusable where the runtime refuses the bytes. build: None for `build: never`. command: what builds
+        the engine, for the error's hint. waiting: called while another process builds the same engine.
+        Raises EngineError, and what load and build raise.
+        """
+        entry = self.entry(facts)
+        with self._locked(entry, waiting) as writable:
+            try:
+                blob = check(entry, facts)
+                if blob is not None:
+                    return load(blob)
+                why = "is not in the cache"
+            except Unusable as e:
+                why = f"was set aside: {e}"
+                self._set_aside(entry, str(e), writable)
+            except OSError as e:
+                why = f"cannot be read: {e.strerror}"
+            if build is None:
+                problem = f"the engine {entry.engine.name} {why}, and build is `never`"
+                raise EngineError("open engine", str(self.directory), problem, hint=f"build it with: {command}")
+            self._say(f"building {entry.engine.name}: it {why}")
+            began = time.monotonic()
+            blob = build()
+            seconds = time.monotonic() - began
+            try:
+                made = load(blob)
+            except Unusable as e:
+                raise EngineError("open engine", entry.engine.name, f"is refused though it was just built: {e}") from e
+            self._keep(entry, facts, blob, seconds, writable)
+            return made
+
+    def _keep(self, entry: Entry, facts: Facts, blob: bytes, seconds: float, writable: bool) -> None:
+        try:
+            if not writable:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            store(entry, facts, blob, seconds)
+            self._say(f"built {entry.engine.name} in {seconds:.1f} s, {len(blob) / 1e6:.1f} MB")
+        except OSError as e:
+            self._say(
+                f"built {entry.engine.name} in {seconds:.1f} s, but {self.directory} cannot keep it: {e.strerror}; "
+                "the next start builds it again"
+            )
+
+    def _set_aside(self, entry: Entry, why: str, writable: bool) -> None:
+        """Rename the entry's files to NAME.bad, for a person to look at. The last one of a name is kept."""
+        self._say(f"engine {entry.engine.name} is set aside as {entry.engine.name}.bad: {why}")
+        if writable:
+            for path in entry:
+                with contextlib.suppress(FileNotFoundError):
+                    path.replace(path.with_name(path.name + ".bad"))
+
+    @contextlib.contextmanager
+    def _locked(self, entry: Entry, waiting: Callable[[], None]) -> Iterator[bool]:
+        """Alone with the entry, among processes too; yields whether the directory can be written."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # The lock's file stays: removing it would let two processes lock two files of one name.
+            handle = os.open(self.directory / f"{entry.engine.stem}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            yield False
+            return
+        try:
+            told = False
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        self._say(f"waiting for another process that builds {entry.engine.name}")
+                        told = True
+                    waiting()
+                    time.sleep(_WAIT)
+            yield True
+        finally:
+            os.close(handle)  # and with it the lock
+
+
+def read_json(path: Path, type: type[T]) -> T | None:
+    """The file's content, None where it is absent or not of this type: a measurement can be taken again."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=type)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_json(path: Path, value: Any, say: Say) -> None:
+    """Keep a measurement; a directory that refuses costs another measurement at the next start, and a word."""
+    try:
+        write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    except OSError as e:
+        say(f"{path.parent} cannot keep {path.name}: {e.strerror}")

@@ -1,0 +1,112 @@
+"""OpenVINO on the CPU: float32, bfloat16 where the CPU computes it, or static int8.
+
+Owns one compiled model and its properties. The int8 form of the graph stands in `openvino_int8`. Must not know what a
+window means.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from edge_rul.bundle import Bundle
+from edge_rul.core.normalise import Array
+from edge_rul.engines import check_input
+from edge_rul.engines.threads import usable_threads
+from edge_rul.errors import EngineError
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+class OpenVinoEngine:
+    """The bundle's graph, compiled by OpenVINO's CPU plugin."""
+
+    name = "openvino"
+    version: str = ov.get_version().split("-")[0]
+
+    def __init__(self, bundle: Bundle, *, max_batch: int = 32, threads: int = 0, precision: str = "float32") -> None:
+        """threads: of one call; 0 takes as many as this process may use. Raises EngineError."""
+        self.precision = precision
+        self.max_batch = max_batch
+        self._window = bundle.manifest.window
+        self._inputs = len(bundle.manifest.inputs)
+        self._classes = len(bundle.manifest.classes)
+        core = ov.Core()
+        _check_precision(core, precision)
+        try:
+            model = core.read_model(str(bundle.graph))
+            self._check(model, bundle)
+            if precision == "int8":
+                from edge_rul.engines.openvino_int8 import quantise  # noqa: PLC0415
+
+                quantise(core, model, bundle.manifest.normaliser.apply(bundle.golden.windows))
+            properties = {
+                "INFERENCE_PRECISION_HINT": ov.Type.bf16 if precision == "bfloat16" else ov.Type.f32,
+                "INFERENCE_NUM_THREADS": threads or usable_threads(),
+                "NUM_STREAMS": 1,
+                "PERFORMANCE_HINT": "LATENCY",
+                # Pinned threads would sit on CPUs that MQTT and the journal use too.
+                "ENABLE_CPU_PINNING": False,
+            }
+            self._request: Any = core.compile_model(model, "CPU", properties).create_infer_request()
+        except RuntimeError as e:  # the class of all of OpenVINO's own errors
+            # Its message holds a line for each C++ frame; the last that says something is the cause.
+            cause = [line.strip() for line in str(e).splitlines() if line.strip()]
+            problem = f"OpenVINO {self.version} refuses the graph: {cause[-1] if cause else e!r}"
+            raise EngineError("open", str(bundle.graph), problem) from e
+
+    def _check(self, model: Any, bundle: Bundle) -> None:
+        """The graph's inputs and outputs are the manifest's. Raises EngineError."""
+        ports = [*model.inputs, *model.outputs]
+        found = {name: port.get_element_type().get_type_name() for port in ports for name in port.get_names()}
+        expected = dict.fromkeys(("x", "rul", "logits"), "f32")
+        if found != expected:
+            raise EngineError("open", str(bundle.graph), f"has inputs and outputs {found}, expected {expected}")
+        shape = [d.get_length() if d.is_static else None for d in model.input("x").get_partial_shape()][1:]
+        if shape != [self._window, self._inputs]:
+            expected_shape = [self._window, self._inputs]
+            raise EngineError("open", str(bundle.graph), f"takes windows {shape}, the manifest says {expected_shape}")
+
+    def infer(self, x: Array) -> tuple[Array, Array]:
+        if self._request is None:
+            raise EngineError("infer", self.name, "the engine is closed")
+        check_input(self.name, x, self._window, self._inputs, self.max_batch)
+        if len(x) == 0:
+            return np.empty(0, np.float32), np.empty((0, self._classes), np.float32)
+        # OpenVINO reads the caller's memory; it may not be read-only, though nothing writes into it.
+        data = x if x.flags.writeable else x.copy()
+        self._request.set_tensor("x", ov.Tensor(data, shared_memory=True))
+        try:
+            self._request.infer()
+        except RuntimeError as e:
+            raise EngineError("infer", self.name, f"OpenVINO failed: {e}") from e
+        # The request's outputs are reused by its next call.
+        rul = np.array(self._request.get_tensor("rul").data)
+        logits = np.array(self._request.get_tensor("logits").data)
+        if rul.shape != (len(x),) or logits.shape != (len(x), self._classes):
+            raise EngineError("infer", self.name, f"answered {rul.shape} and {logits.shape} to {x.shape}")
+        return rul, logits
+
+    def close(self) -> None:
+        self._request = None
+
+    def __enter__(self) -> OpenVinoEngine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _check_precision(core: Any, precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise EngineError("open", "openvino", f"has no precision {precision}; it has {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" and "BF16" not in (able := core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+        # The plugin takes the hint all the same, and computes in float32, more slowly.
+        raise EngineError(
+            "open",
+            "openvino",
+            f"this CPU does not compute bfloat16; it has {', '.join(able)}",
+            hint="take precision: float32",
+        )
