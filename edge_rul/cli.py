@@ -74,10 +74,44 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--window", type=_whole(1), default=30, metavar="T", help="cycles in a window (30)")
     summary.add_argument("--classes", type=_whole(1), default=3, metavar="C", help="health classes (3)")
 
+    _add_lookback(commands)
     _add_compile(commands)
     _add_simulate(commands)
     _add_install(commands)
     return parser
+
+
+def _level(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    return name, value
+
+
+def _table(text: str) -> Path:
+    if Path(text).suffix not in (".csv", ".parquet"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .csv or .parquet, found {text!r}")
+    return Path(text)
+
+
+def _add_lookback(commands: argparse._SubParsersAction[_Parser]) -> None:
+    export = commands.add_parser("export", help="an asset's readings and predictions out of the journal")
+    export.add_argument("asset", metavar="ASSET")
+    export.add_argument("--config", type=Path, required=True, metavar="FILE", help="the daemon's, which may run")
+    export.add_argument(
+        "--level", type=_level, action="append", default=[], metavar="NAME=VALUE", help="a level of its topic, line=A"
+    )
+    export.add_argument(
+        "--since", metavar="TIME", help="readings of this time on: 2026-01-31T12:00, or 6h, 2d, 30m ago"
+    )
+    export.add_argument("--out", type=_table, metavar="FILE", help=".csv or .parquet (CSV on stdout)")
+
+    rescore = commands.add_parser("rescore", help="an export's readings through another bundle, side by side")
+    rescore.add_argument("file", type=_table, metavar="FILE", help="of `edge-rul export`, .csv or .parquet")
+    rescore.add_argument("--bundle", type=Path, required=True, metavar="DIR")
+    rescore.add_argument("--max-gap", type=_whole(0), default=0, metavar="N", help="as windows.max_gap (0)")
+    rescore.add_argument("--json", action="store_true", help="one JSON object on stdout, with every row")
+    rescore.add_argument("--out", type=_table, metavar="FILE", help="write every row, .csv or .parquet")
 
 
 def _add_compile(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -143,8 +177,8 @@ def _install_service(args: argparse.Namespace) -> int:
 
 def _check(path: Path) -> int:
     from edge_rul.config import load_settings
-    from edge_rul.daemon import build_transport, check_bundle, open_engine_and_bundle
     from edge_rul.engines import verify
+    from edge_rul.wiring import build_transport, check_bundle, open_engine_and_bundle
 
     settings, source = load_settings(path)
     bundle, engine = open_engine_and_bundle(settings, source)
@@ -184,13 +218,38 @@ def _compile(args: argparse.Namespace) -> int:
     )
 
 
+def _export(args: argparse.Namespace) -> int:
+    import time
+
+    from edge_rul.lookback import export_command, parse_since
+
+    try:
+        since = None if args.since is None else parse_since(args.since, time.time())
+    except ValueError as e:
+        print(f"edge-rul export: --since: {e}", file=sys.stderr)
+        return EXIT_USAGE
+    return export_command(args.config, args.asset, dict(args.level), since, args.out)
+
+
+def _rescore(args: argparse.Namespace) -> int:
+    from edge_rul.lookback import rescore_command
+
+    return rescore_command(args.file, args.bundle, gap=args.max_gap, json=args.json, out=args.out)
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     from edge_rul.training.commands import evaluate_command
 
     return evaluate_command(args.bundle, args.data, json=args.json)
 
 
-_HANDLERS = {"evaluate": _evaluate, "compile": _compile, "install-service": _install_service}
+_HANDLERS = {
+    "export": _export,
+    "rescore": _rescore,
+    "evaluate": _evaluate,
+    "compile": _compile,
+    "install-service": _install_service,
+}
 
 
 def _dispatch(args: argparse.Namespace) -> int:

@@ -186,11 +186,13 @@ class Worker:
 
     def _ingest(self, now: float) -> bool:
         wall = round(self._clock.wall() * 1000)
+        owed_at_most = self._settings.mqtt.owed_at_most
+        last = self._journal.last
         count = 0
         while (
             count < _INGEST_AT_ONCE
             and self._journal.wait(now) > 0
-            and self._owed_qos1 < self._settings.mqtt.owed_at_most
+            and self._owed_qos1 < owed_at_most
             and (message := self._transport.receive()) is not None
         ):
             count += 1
@@ -199,12 +201,12 @@ class Worker:
                 self._faults.fault("message_rejected", bad.reason.value, now, topic=bad.object, problem=bad.problem)
             numbered = self._journal.append(decoded.entries, now, fleeting=message.qos == 0)
             self._tail.append(numbered)
-            if numbered:
-                _stamp(self._waiting, self._journal.last, now)
-                _stamp(self._unanswered, self._journal.last, now)
             if message.qos:
                 self._owed.append((self._journal.last, message))
                 self._owed_qos1 += 1
+        if self._journal.last > last:
+            _stamp(self._waiting, self._journal.last, now)
+            _stamp(self._unanswered, self._journal.last, now)
         return count > 0
 
     def _score(self, now: float) -> bool:

@@ -16,8 +16,8 @@ from edge_rul.bundle import Bundle
 from edge_rul.cli import main
 from edge_rul.config import Settings, load_settings, templates
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
-from edge_rul.daemon import _password, build_transport
 from edge_rul.errors import EXIT_CONFIG, ConfigError
+from edge_rul.wiring import build_transport, mqtt_password
 
 BASE = """\
 bundle: model
@@ -640,7 +640,7 @@ def test_the_password_comes_from_the_first_place_that_has_one(
     write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def password(more: str) -> str | None:
-        return _password(*load_settings(write(BASE + more)))
+        return mqtt_password(*load_settings(write(BASE + more)))
 
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     monkeypatch.delenv("EDGE_RUL_MQTT_PASSWORD", raising=False)

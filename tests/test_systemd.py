@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import select
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -30,47 +32,90 @@ from edge_rul.cli import _parser
 from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, EXIT_TAKEOVER
 
 UNIT = ROOT / "systemd" / "edge-rul.service"
+DROP_INS = sorted((ROOT / "systemd" / "edge-rul.service.d").glob("*.conf"))
+# One of the first four goes with the unit, and the credentials with all; the most that systemd may say of its exposure.
+LIMITS = {"10-cpu": 1.5, "10-cpu-onnxruntime": 1.5, "10-gpu-desktop": 2.0, "10-gpu-jetson": 2.0}
+
+
+def assignments(*files: Path) -> dict[str, list[str]]:
+    """The assignments of a unit and its drop-ins by key; comments are left out, and a section's name is not needed."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        for line in file.read_text().splitlines():
+            if match := re.fullmatch(r"(\w+)=(.*)", line):
+                found.setdefault(match[1], []).append(match[2])
+    return found
 
 
 def unit() -> dict[str, list[str]]:
-    """The assignments of the unit by key; comments are left out, and a section's name is not needed."""
-    found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
-        if match := re.fullmatch(r"(\w+)=(.*)", line):
-            found.setdefault(match[1], []).append(match[2])
-    return found
+    return assignments(UNIT)
 
 
 # -- the unit --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def analyze(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """systemd-analyze on a copy of the unit whose program is one that exists: it insists on that."""
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     if program is None:
         absent("systemd-analyze (apt-get install systemd)")
-    copy = tmp_path / UNIT.name
-    copy.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(program), *arguments, str(copy)], capture_output=True, text=True, timeout=60, check=False
-        )
-
-    return run
+    command = [str(program), "--no-pager", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_systemd_accepts_the_unit(analyze: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = analyze("verify")
+def placed(root: Path, drop_in: str | None) -> Path:
+    """The unit below `root` with this drop-in and the credentials, all open, as systemd would merge them."""
+    units = root / "etc" / "systemd" / "system"
+    folder = units / f"{UNIT.name}.d"
+    folder.mkdir(parents=True)
+    # The program must be one that exists.
+    text = re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text())
+    (units / UNIT.name).write_text(text)
+    for source in DROP_INS:
+        if source.stem == drop_in or source.stem.startswith("20-"):
+            (folder / source.name).write_text(re.sub(r"(?m)^#(LoadCredential=)", r"\1", source.read_text()))
+    return units / UNIT.name
+
+
+def exposure(root: Path) -> float:
+    done = analyze("security", "--offline=true", f"--root={root}", UNIT.name)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("needs systemd 250 or later")
+    match = re.search(r"Overall exposure level for \S+ ([\d.]+)", done.stdout)
+    assert match, done.stderr
+    return float(match[1])
+
+
+def test_the_drop_ins_are_known() -> None:
+    assert {path.stem for path in DROP_INS} == {*LIMITS, "20-credentials"}
+
+
+@pytest.mark.parametrize("drop_in", [None, *LIMITS])
+def test_systemd_accepts_the_unit(tmp_path: Path, drop_in: str | None) -> None:
+    done = analyze("verify", str(placed(tmp_path, drop_in)))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "warnings count too"
 
 
-def test_the_service_may_do_little(analyze: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = analyze("security", "--offline=true", "--threshold=20", "--no-pager")
-    if "unrecognized option" in done.stderr:
-        pytest.skip("needs systemd 250 or later")
-    assert done.returncode == 0, done.stdout.splitlines()[-1]
+def test_systemd_is_asked_about_the_drop_ins_too(tmp_path: Path) -> None:
+    copy = placed(tmp_path, "10-cpu")
+    (copy.parent / f"{UNIT.name}.d" / "10-cpu.conf").write_text("[Service]\nPrivateDevice=yes\n")
+    assert "10-cpu.conf:2: Unknown key" in analyze("verify", str(copy)).stderr
+
+
+@pytest.mark.parametrize("drop_in", LIMITS)
+def test_the_service_may_do_little(tmp_path: Path, drop_in: str) -> None:
+    placed(tmp_path, drop_in)
+    score = exposure(tmp_path)
+    assert score <= LIMITS[drop_in]
+    documented = re.search(rf"(?m)^\| `{drop_in}\.conf` .*\| ([\d.]+) \|$", (ROOT / "docs" / "service.md").read_text())
+    assert documented, "docs/service.md has a row for each drop-in"
+    if analyze("--version").stdout.startswith("systemd 252 "):  # which measured them; others weigh otherwise
+        assert float(documented[1]) == score
+
+
+def test_a_score_is_of_unit_and_drop_in_together(tmp_path: Path) -> None:
+    for name in (None, "10-cpu-onnxruntime"):
+        placed(tmp_path / str(name), name)
+    assert exposure(tmp_path / "None") > exposure(tmp_path / "10-cpu-onnxruntime")
 
 
 def test_the_unit_starts_a_command_that_there_is() -> None:
@@ -90,8 +135,97 @@ def test_the_unit_and_the_daemon_agree() -> None:
     assert found["StartLimitIntervalSec"] == ["0"]
     # The drain, and the first connection, which is waited for where a stop comes early.
     assert int(found["TimeoutStopSec"][0]) > daemon._DRAIN + 10 + 2
-    assert not [key for key in found if key.startswith("Watchdog")], "the daemon sends no WATCHDOG=1 yet"
-    assert "ExecReload" not in found, "the daemon does not reload yet"
+    sources = "".join(path.read_text() for path in (ROOT / "edge_rul").rglob("*.py"))
+    assert ("WatchdogSec" in found) == ('"WATCHDOG=1"' in sources), "a watchdog is asked for where it is fed"
+    assert ("ExecReload" in found) == ("SIGHUP" in sources), "a HUP is sent where it does not end the daemon"
+
+
+def test_gpus_are_seen_and_nothing_else() -> None:
+    for name in ("10-gpu-desktop", "10-gpu-jetson"):
+        found = assignments(UNIT, UNIT.parent / f"{UNIT.name}.d" / f"{name}.conf")
+        assert found["PrivateDevices"] == ["no"]
+        assert found["DevicePolicy"] == ["closed"]
+        assert found["DeviceAllow"]
+        # systemd knows wildcards in the names of /proc/devices only; in a path they would be passed over in silence.
+        assert not [line for line in found["DeviceAllow"] if line.startswith("/") and "*" in line]
+
+
+# -- what a sandbox does to the engines ------------------------------------------------------------------------------
+
+# libseccomp and the kernel do here what systemd has them do. The rest (mounts, devices, user namespace) only systemd's
+# own process could set up.
+_SANDBOX = """
+import ctypes
+if {deny_write_execute}:
+    assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+seccomp = ctypes.CDLL("libseccomp.so.2")
+seccomp.seccomp_init.restype = ctypes.c_void_p
+context = ctypes.c_void_p(seccomp.seccomp_init(ctypes.c_uint32(0x00050001)))  # what is not allowed fails with EPERM
+for name in {allowed}:
+    if (number := seccomp.seccomp_syscall_resolve_name(name)) >= 0:
+        assert seccomp.seccomp_rule_add(context, ctypes.c_uint32(0x7FFF0000), number, 0) == 0
+assert seccomp.seccomp_load(context) == 0
+"""
+_OPENS = """
+import sys
+from pathlib import Path
+from edge_rul import bundle as bundles
+from edge_rul.engines import open_engine
+from edge_rul.errors import EngineError
+
+try:
+    with open_engine(sys.argv[1], bundles.load(Path(sys.argv[2])), threads=2) as opened:
+        print("serves", opened.name)
+except EngineError as e:
+    print("refused", e)
+"""
+
+
+def kernel_can_deny_write_execute() -> bool:
+    return ctypes.CDLL(None).prctl(66, 0, 0, 0, 0) >= 0  # PR_GET_MDWE, Linux 6.3 and later
+
+
+def sandbox(drop_in: str) -> str:
+    """Python that puts its own process under the unit's and the drop-in's filters, as far as this kernel has them."""
+    found = assignments(UNIT, UNIT.parent / f"{UNIT.name}.d" / f"{drop_in}.conf")
+    assert found["SystemCallErrorNumber"] == ["EPERM"]
+    allowed = system_calls(found["SystemCallFilter"])
+    assert {"futex", "openat", "clone3"} <= allowed
+    assert ("sched_setaffinity" in allowed) == (drop_in == "10-cpu")
+    names = [name.encode() for name in sorted(allowed)]
+    deny = found["MemoryDenyWriteExecute"] == ["yes"] and kernel_can_deny_write_execute()
+    return _SANDBOX.format(deny_write_execute=deny, allowed=names)
+
+
+def system_calls(groups: list[str]) -> set[str]:
+    """The calls that lines of SystemCallFilter= leave; `~` takes away."""
+    left: set[str] = set()
+    for line in groups:
+        names = set(line.lstrip("~").split())
+        while sets := {name for name in names if name.startswith("@")}:
+            lines = analyze("syscall-filter", *sorted(sets)).stdout.splitlines()
+            names = names - sets | {row.strip() for row in lines if re.match(r" +[@\w]", row)}
+        left = left - names if line.startswith("~") else left | names
+    return left
+
+
+@pytest.mark.parametrize(
+    ("drop_in", "engine", "says"),
+    [
+        ("10-cpu", "onnxruntime", "serves onnxruntime"),
+        ("10-cpu", "openvino", "serves openvino"),
+        ("10-cpu-onnxruntime", "onnxruntime", "serves onnxruntime"),
+        ("10-cpu-onnxruntime", "openvino", "refused"),  # why there are two
+    ],
+)
+def test_engines_survive_their_drop_in(tiny_bundle: Bundle, drop_in: str, engine: str, says: str) -> None:
+    if find_spec(engine) is None:
+        absent(engine)
+    if says == "refused" and not kernel_can_deny_write_execute():
+        pytest.skip("needs Linux 6.3 or later")
+    command = [sys.executable, "-c", sandbox(drop_in) + _OPENS, engine, str(tiny_bundle.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith(says), done.stderr
 
 
 # -- sd_notify -------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from edge_rul.adapters.journal_file import FILE, lock, open_file, set_aside, suspect
+from edge_rul.adapters.journal_reader import decode_key, encode_key
 from edge_rul.config import JournalSettings
 from edge_rul.core.payload import Entry, pack, unpack
 from edge_rul.core.pipeline import AlarmRow
@@ -201,7 +202,7 @@ class Journal:
     def _put_watermark(self, db: sqlite3.Connection, watermark: int, alarms: Iterable[AlarmRow]) -> None:
         if watermark > self.watermark:
             db.execute("UPDATE meta SET value = ? WHERE key = 'watermark'", (watermark,))
-        rows = [(_key(row.asset), row.blob) for row in alarms]
+        rows = [(encode_key(row.asset), row.blob) for row in alarms]
         db.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?)", rows)
 
     def _no_room(self) -> str:
@@ -249,7 +250,7 @@ class Journal:
 
         def write(db: sqlite3.Connection) -> None:
             for asset, state in states:
-                row = (applied, key := _key(asset), state)
+                row = (applied, key := encode_key(asset), state)
                 cursor = db.execute("INSERT INTO snapshots (seq, asset, state) VALUES (?, ?, ?)", row)
                 written[key] = int(cursor.lastrowid or 0)
 
@@ -323,7 +324,7 @@ class Journal:
 
     def state(self) -> State:
         """What to begin with. Read `snapshots` to its end before anything is written. Raises JournalError."""
-        alarms = [(_asset(key), blob) for key, blob in self._db.execute("SELECT asset, alarms FROM alarms")]
+        alarms = [(decode_key(key), blob) for key, blob in self._db.execute("SELECT asset, alarms FROM alarms")]
         assets = int(self._one("SELECT count(*) FROM snapshots"))
         return State(self.watermark, self._valid, alarms, self._snapshots(), assets)
 
@@ -338,7 +339,7 @@ class Journal:
                 if key in rows:
                     doomed.append((rows[key],))
                 rows[key] = row
-                yield seq, _asset(key), state
+                yield seq, decode_key(key), state
         except sqlite3.Error as e:
             raise self._error("read", e) from e
         self._rows = rows
@@ -355,12 +356,3 @@ class Journal:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _key(asset: Asset) -> bytes:
-    return msgspec.msgpack.encode((asset.name, asset.levels))
-
-
-def _asset(key: bytes) -> Asset:
-    name, levels = msgspec.msgpack.decode(key, type=tuple[str, tuple[tuple[str, str], ...]])
-    return Asset(name, levels)

@@ -6,6 +6,8 @@ overhauled to the next overhaul, counted from 0. Knows no clock: time is the rea
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 
@@ -81,6 +83,10 @@ class Lives:
     def assets(self) -> list[Asset]:
         return list(self._lives)
 
+    def number(self, asset: Asset) -> int:
+        """Of the asset's life, which may have no reading yet."""
+        return self._lives[asset].number
+
     def reserve(self, assets: int) -> None:
         """Make room for so many assets at once."""
         self._rings.reserve(assets)
@@ -88,7 +94,7 @@ class Lives:
     def apply(self, reading: Reading) -> Applied | Reason:
         """Put the reading into its asset's ring, or say why not."""
         life = self._lives.get(reading.asset)
-        incomplete = bool(np.isnan(reading.values).any())
+        incomplete = math.isnan(sum(reading.values.tolist()))  # any of them is
         if life is None:
             if len(self._lives) >= self._limit:
                 return Reason.TOO_MANY_ASSETS

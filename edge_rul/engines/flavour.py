@@ -43,7 +43,7 @@ def parse_target(text: str) -> Target:
     raise ValueError(f"expected a compute capability such as sm89 or 8.9, found {text!r}")
 
 
-_loggers: dict[str, Any] = {}  # TensorRT knows one logger a process and flavour: it ignores a second
+_loggers: dict[int, tuple[Any, Any]] = {}  # id of a module -> the module, so that the id stays its own, and the logger
 
 
 class Flavour:
@@ -60,11 +60,14 @@ class Flavour:
                 raise EngineError("open", name, f"the Python package {name} does not load: {e}", hint=hint) from None
         self.trt: Any = module
         self.version: str = module.__version__
-        self.heard: list[str] = []
-        if name not in _loggers or not isinstance(_loggers[name], module.ILogger):
-            _loggers[name] = _logger(module)
-        self.logger = _loggers[name]
-        self.logger.heard = self.heard
+        # TensorRT uses the first logger of a process and ignores a second.
+        self.logger: Any = _loggers.setdefault(id(module), (module, _logger(module)))[1]
+
+    @property
+    def heard(self) -> list[str]:
+        """The errors that TensorRT logged of late, each in one line."""
+        heard: list[str] = self.logger.heard
+        return heard
 
     @property
     def builds_ahead(self) -> bool:

@@ -4,11 +4,19 @@ Owns one compiled model and its properties. The int8 form of the graph stands in
 window means.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
+
+# `import openvino` reports itself to its makers' analytics over the network, unless this package is not there: then
+# it takes a stub that sends nothing. A plant's box reports to nobody.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 import openvino as ov
 
 from edge_rul.bundle import Bundle

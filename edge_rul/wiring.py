@@ -1,0 +1,227 @@
+"""The wiring: settings and a bundle to outgoing, pipeline, transport and metrics, with the secrets read.
+
+Owns what one part has to be told of another, and the errors where a configuration and a bundle do not fit. Starts
+nothing: the `daemon` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge_rul import bundle as bundles
+from edge_rul.adapters.mqtt import MqttTransport
+from edge_rul.bundle import Bundle
+from edge_rul.config import Settings, Topics, templates
+from edge_rul.core.alarm import HealthAlarm, RulAlarm
+from edge_rul.core.outgoing import Outgoing
+from edge_rul.core.payload import Decoder
+from edge_rul.core.pipeline import Pipeline
+from edge_rul.core.prediction import BundleId, EngineId, Model
+from edge_rul.core.topic import Template
+from edge_rul.engines import Engine, open_engine
+from edge_rul.yaml_file import Source
+
+if TYPE_CHECKING:
+    from edge_rul.adapters.http import MetricsServer
+
+
+def open_engine_and_bundle(settings: Settings, source: Source) -> tuple[Bundle, Engine]:
+    """The bundle, and its engine verified on the golden windows. Raises BundleError, EngineError."""
+    bundle = bundles.load(source.file("bundle", settings.bundle))
+    engine = open_engine(
+        settings.engine.name, bundle, max_batch=settings.engine.max_batch, threads=settings.engine.threads
+    )
+    return bundle, engine
+
+
+def check_bundle(settings: Settings, source: Source, bundle: Bundle) -> None:
+    """Raises ConfigError where the configuration speaks of inputs, classes or limits that the bundle does not have."""
+    manifest = bundle.manifest
+    inputs = [i.name for i in manifest.inputs]
+    classes = [c.name for c in manifest.classes]
+    for name in settings.inputs:
+        if name not in inputs:
+            raise source.error(("inputs", name), f"the bundle has no such input; it has {', '.join(inputs)}")
+    for index, rule in enumerate(settings.alarms):
+        if isinstance(rule, HealthAlarm) and (unknown := set(rule.classes) - set(classes)):
+            problem = f"the bundle has no class {', '.join(sorted(unknown))}; it has {', '.join(classes)}"
+            raise source.error(("alarms", index, "classes"), problem)
+        if isinstance(rule, RulAlarm) and rule.below + rule.deadband > manifest.rul.max:
+            problem = (
+                f"below + deadband is {rule.below + rule.deadband:g}, above the bundle's largest RUL "
+                f"{manifest.rul.max:g} {manifest.rul.unit}: the alarm would never clear"
+            )
+            raise source.error(("alarms", index, "below"), problem)
+
+
+def build_outgoing(settings: Settings) -> Outgoing:
+    outputs = templates(settings.topics)
+    return Outgoing(
+        outputs["prediction"],
+        outputs["alarm"],
+        outputs["alarm_event"],
+        statistics=outputs["statistics"],
+        daemon_alarm=outputs["daemon_alarm"],
+    )
+
+
+def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing: Outgoing, journal: str) -> Pipeline:
+    """The corridor for settings that were checked against the bundle. journal: its id."""
+    manifest = bundle.manifest
+    inputs = [i.name for i in manifest.inputs]
+    classes = [c.name for c in manifest.classes]
+    outputs = templates(settings.topics)
+    decoder = Decoder(
+        inputs,
+        [Template(text) for text in settings.topics.readings],
+        command=outputs.get("command"),
+        hold=[name for name, setting in settings.inputs.items() if setting.missing == "hold"],
+        payload_limit=settings.limits.payload,
+        skew=settings.limits.skew,
+    )
+    return Pipeline(
+        model=Model(
+            BundleId(manifest.name, bundle.sha256),
+            EngineId(engine.name, engine.precision),
+            journal,
+            manifest.rul.unit,
+            tuple(classes),
+            tuple(inputs),
+        ),
+        window=manifest.window,
+        normaliser=manifest.normaliser,
+        low=[i.low for i in manifest.inputs],
+        high=[i.high for i in manifest.inputs],
+        decoder=decoder,
+        outgoing=outgoing,
+        rules=list(settings.alarms),
+        max_batch=settings.engine.max_batch,
+        max_assets=settings.limits.assets,
+        max_late=settings.windows.max_late,
+        max_gap=settings.windows.max_gap,
+    )
+
+
+def filters(topics: Topics) -> list[str]:
+    """What the daemon subscribes to."""
+    return [*(Template(text).filter for text in topics.readings), *([topics.command] if topics.command else [])]
+
+
+def build_transport(settings: Settings, source: Source, log: Any, stale: Sequence[str] = ()) -> MqttTransport:
+    """The client for these settings, its secrets read. stale: filters to unsubscribe from. Raises ConfigError."""
+    mqtt, topics = settings.mqtt, settings.topics
+    tls = mqtt.tls
+    ca = str(source.file("mqtt.tls.ca", tls.ca)) if tls and tls.ca else None
+    cert = None
+    if tls and tls.cert and tls.key:
+        key = source.file("mqtt.tls.key", tls.key)
+        _refuse_open_secret(key, "mqtt.tls.key", source)
+        cert = str(source.file("mqtt.tls.cert", tls.cert)), str(key)
+    try:
+        return MqttTransport(
+            mqtt,
+            settings.limits,
+            filters=filters(topics),
+            stale=stale,
+            availability=topics.availability,
+            password=mqtt_password(settings, source),
+            ca=ca,
+            cert=cert,
+            log=log,
+        )
+    except OSError as e:  # ssl.SSLError is one
+        problem = f"ca, cert and key are not what TLS wants: {e}"
+        raise source.error("mqtt.tls", problem, "PEM files; cert and key must belong together") from None
+
+
+def mqtt_password(settings: Settings, source: Source) -> str | None:
+    """From mqtt.password_file, systemd's credential `mqtt_password`, or the environment, in this order.
+
+    Raises ConfigError where the file cannot be read, or everybody can read it.
+    """
+    key = "mqtt.password_file"
+    if settings.mqtt.password_file is not None:
+        path = source.file(key, settings.mqtt.password_file)
+        _refuse_open_secret(path, key, source)
+    elif (directory := os.environ.get("CREDENTIALS_DIRECTORY")) and (Path(directory) / "mqtt_password").exists():
+        path = Path(directory) / "mqtt_password"
+    else:
+        return os.environ.get("EDGE_RUL_MQTT_PASSWORD")
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as e:
+        raise source.error(key, f"{path} cannot be read: {e}") from None
+
+
+def _refuse_open_secret(path: Path, key: str, source: Source) -> None:
+    """Raises ConfigError where users other than the file's owner and group may use it. systemd's credentials lie in a
+    directory that only the service enters, so that their own mode does not matter."""
+    if (directory := os.environ.get("CREDENTIALS_DIRECTORY")) and path.is_relative_to(directory):
+        return
+    if (mode := path.stat().st_mode & 0o777) & 0o007:
+        problem = f"{path} is a secret, and every user of this machine may use it: its mode is {mode:o}"
+        raise source.error(key, problem, f"chmod o= {path}; its owner or group must be the user that runs the daemon")
+
+
+def open_metrics(
+    settings: Settings, source: Source, info: dict[str, str], *, ready: Callable[[], str], alive: Callable[[], str]
+) -> MetricsServer | None:
+    """The metrics and their server, where `http` is configured. Raises ConfigError, EdgeRulError.
+
+    ready, alive: why not, or ""; called on the server's threads.
+    """
+    http = settings.http
+    if http is None:
+        return None
+    from edge_rul.adapters.http import Metrics, MetricsServer  # noqa: PLC0415  a server that is not asked for costs 14 MB
+
+    token = None
+    if http.token_file:
+        path = source.file("http.token_file", http.token_file)
+        _refuse_open_secret(path, "http.token_file", source)
+        token = path.read_text().strip()
+    tls = None
+    if http.tls_cert and http.tls_key:
+        tls = str(source.file("http.tls_cert", http.tls_cert)), str(source.file("http.tls_key", http.tls_key))
+    metrics = Metrics(info)
+    return MetricsServer(metrics, http.host, http.port, ready=ready, alive=alive, token=token, tls=tls)
+
+
+def state_directory(settings: Settings, source: Source) -> Path:
+    """Where the journal lies: as configured, as systemd says, or in the user's state."""
+    if settings.journal.directory is not None:
+        return source.path.parent / settings.journal.directory
+    if directory := os.environ.get("STATE_DIRECTORY"):
+        return Path(directory.split(":")[0])
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "edge-rul" / settings.mqtt.client_id
+
+
+class Subscriptions:
+    """Which filters the broker's session holds for us: the session outlives the configuration that asked for them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "subscriptions.json"
+
+    def load(self) -> list[str]:
+        """Those of the last start; none where nothing can be read."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=list[str])
+        except (OSError, msgspec.DecodeError):
+            return []
+
+    def save(self, filters: list[str]) -> None:
+        """Once the broker has taken them, whole or not at all. A full disk is the journal's to tell, and no reason to
+        end: it is tried again on the next connection."""
+        if filters == self.load():
+            return
+        draft = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            draft.write_bytes(msgspec.json.encode(filters))
+            draft.replace(self._path)
