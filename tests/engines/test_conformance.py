@@ -109,9 +109,9 @@ def case(request: pytest.FixtureRequest) -> Case:
     if find_spec(chosen.package) is None:
         absent(f"the package {chosen.package}")
     if chosen.precision == "bfloat16":
-        import openvino
+        from edge_rul.engines.openvino import ov
 
-        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this CPU does not compute bfloat16")  # a matter of the machine, in CI too
     return chosen
 

@@ -33,15 +33,9 @@ def x(fd001: Bundle, data_dir: Path) -> Array:
 
 @pytest.fixture(scope="module")
 def training_graph(fd001: Bundle, x: Array) -> tuple[Array, Array]:
-    """The torch model as it was trained, every cycle attending, in float64: its own rounding is not in question."""
-    import torch
-
-    from edge_rul.model.dual_task_model import load_model
-
-    model = load_model(fd001.weights, fd001.manifest.network).double()
-    with torch.inference_mode():
-        parts = [model(torch.from_numpy(x[i : i + 256]).double()) for i in range(0, len(x), 256)]
-    return torch.cat([rul for rul, _ in parts]).numpy(), torch.cat([logits for _, logits in parts]).numpy()
+    """The torch model as it was trained: every cycle attends, nothing is folded."""
+    with open_engine("torch", fd001, max_batch=64) as engine:
+        return infer_all(engine, x)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
