@@ -1,0 +1,37 @@
+"""The daemon with a fault put in on purpose, to show that the chaos run finds it. Never part of the product.
+
+python tools/chaos_sabotage.py ack-before-commit run --config FILE
+"""
+
+from __future__ import annotations
+
+import sys
+
+from edge_rul import cli
+from edge_rul.adapters.mqtt import MqttTransport, Received
+from edge_rul.worker import Worker
+
+
+def ack_before_commit() -> None:
+    """Each reading is acknowledged as soon as it is taken from the inbox, up to 250 ms before it is on disk."""
+    receive, acknowledge = MqttTransport.receive, MqttTransport.acknowledge
+
+    def receive_and_acknowledge(self: MqttTransport) -> Received | None:
+        if (message := receive(self)) is not None:
+            acknowledge(self, message)
+        return message
+
+    MqttTransport.receive = receive_and_acknowledge  # type: ignore[method-assign]
+    MqttTransport.acknowledge = lambda self, message: None  # type: ignore[method-assign]
+
+
+def forget_what_is_in_flight() -> None:
+    """The watermark passes answers that the broker has not acknowledged, so that a restart does not give them again."""
+    Worker.watermark = property(lambda self: self._answered)  # type: ignore[assignment, method-assign]
+
+
+FAULTS = {"ack-before-commit": ack_before_commit, "forget-in-flight": forget_what_is_in_flight}
+
+if __name__ == "__main__":
+    FAULTS[sys.argv[1]]()
+    sys.exit(cli.main(sys.argv[2:]))

@@ -1,0 +1,166 @@
+"""What was acknowledged, as the proxy saw it, and whether it was answered rightly.
+
+Owns the record of readings and predictions that passed, and the judgement: an offline run over the readings that the
+daemon acknowledged. Judges by the data set's readings and the bundle's engine alone; must not use the daemon's own
+lives, rings or windows, whose faults it is there to find.
+
+A reading counts as acknowledged when a PUBACK of the daemon for it was read; a prediction counts when the broker's was.
+No reason for which the daemon drops a reading is an excuse: one that it acknowledged and then counted as late, old or
+a duplicate without an answer shows as missing. (The replayer never lets a reading fall so far behind that it would have
+to be dropped, see chaos_field.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mqtt_proxy import Link, Publish
+
+from edge_rul import bundle as bundles
+from edge_rul.core.normalise import Array
+from edge_rul.training.evaluate import load_table, predict_windows
+
+BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "cmapss_fd001"
+DAEMON, REPLAYER = "chaos-daemon", "chaos-replayer"
+CLOSE = 1e-4  # cycles; what the same window may differ by on one machine and engine
+_AT_ONCE = 8192  # windows
+
+
+class Key(NamedTuple):
+    asset: str
+    life: int
+    cycle: int
+
+
+class Answer(NamedTuple):
+    revision: int
+    rul: float
+
+
+class Witness:
+    """The proxy's listener. acknowledged: readings, by the daemon. accepted: readings, by the broker. delivered: to the
+    daemon. answers: of each key what the broker acknowledged, in order. moved: called when readings moved."""
+
+    def __init__(self) -> None:
+        self.accepted: set[Key] = set()
+        self.delivered: set[Key] = set()
+        self.acknowledged: set[Key] = set()
+        self.answers: dict[Key, list[Answer]] = defaultdict(list)
+        self.answered = 0  # answers, revisions and repeated ones counted too
+        self.sessions_lost = 0  # by the broker: it knew the daemon once, and does not any more
+        self._seen = False
+        self._listening: set[Link] = set()
+        self.moved: Callable[[], None] = lambda: None
+
+    @property
+    def listening(self) -> bool:
+        """Whether the daemon's subscription stands, on its present connection."""
+        return bool(self._listening)
+
+    def on_connected(self, link: Link, session_present: bool) -> None:
+        if link.client == DAEMON:
+            self.sessions_lost += self._seen and not session_present
+            self._seen = True
+
+    def on_subscribed(self, link: Link) -> None:
+        if link.client == DAEMON:
+            self._listening.add(link)
+            self.moved()
+
+    def on_closed(self, link: Link) -> None:
+        self._listening.discard(link)
+
+    def on_published(self, link: Link, message: Publish) -> None: ...
+
+    def on_delivered(self, link: Link, message: Publish) -> None:
+        if link.client == DAEMON and (key := reading_key(message)) is not None:
+            self.delivered.add(key)
+            self.moved()
+
+    def on_acknowledged(self, link: Link, message: Publish, reason: int) -> None:
+        if link.client == DAEMON and reason < 0x80 and (key := reading_key(message)) is not None:
+            self.acknowledged.add(key)
+            self.moved()
+
+    def on_accepted(self, link: Link, message: Publish, reason: int) -> None:
+        if reason >= 0x80:
+            return
+        if link.client == REPLAYER and (key := reading_key(message)) is not None:
+            self.accepted.add(key)
+        elif link.client == DAEMON and message.topic.endswith("/prediction"):
+            said: dict[str, Any] = json.loads(message.payload)
+            key = Key(said["asset"], said["life"], said["cycle"])
+            self.answers[key].append(Answer(said["revision"], said["rul"]))
+            self.answered += 1
+
+
+def reading_key(message: Publish) -> Key | None:
+    """The reading's key, whose life the replayer writes into `source`; the daemon has to find it out by itself."""
+    parts = message.topic.split("/")
+    if parts[0] != "plant":
+        return None
+    said = json.loads(message.payload)
+    return Key(parts[2], int(said["source"].partition("/")[2]), said["cycle"])
+
+
+class Verdict(NamedTuple):
+    """predicted: keys answered, of those that had to be. missing: keys without an answer. wrong: (key, answer, offline
+    one or None where there was nothing to answer). unstable: keys of which one revision was answered in two ways."""
+
+    predicted: int
+    missing: list[Key]
+    wrong: list[tuple[Key, float, float | None]]
+    unstable: list[Key]
+
+
+def judge(witness: Witness, never_taken: Iterable[Key], data: Path) -> Verdict:
+    """Compare what was answered to the offline run. never_taken: readings that the broker still owes the daemon."""
+    bundle = bundles.load(BUNDLE)
+    table = load_table(bundle, data, "test")
+    rows = {(f"engine-{int(a):03d}", int(c)): i for i, (a, c) in enumerate(zip(table.asset, table.cycle, strict=True))}
+    expected = offline(
+        sorted(witness.acknowledged),
+        lambda key: table.inputs[rows[key.asset, key.cycle]],
+        bundle.manifest.window,
+        lambda windows: predict_windows(bundle, windows)[0],
+    )
+    unanswered = [key for key in expected if key not in witness.answers]
+    wrong: list[tuple[Key, float, float | None]] = []
+    unstable = []
+    for key, answers in witness.answers.items():
+        final = max(enumerate(answers), key=lambda item: (item[1].revision, item[0]))[1]
+        right = expected.get(key)
+        if right is None or not abs(final.rul - right) <= CLOSE:
+            wrong.append((key, final.rul, right))
+        by_revision: dict[int, list[float]] = defaultdict(list)
+        for answer in answers:
+            by_revision[answer.revision].append(answer.rul)
+        if any(max(ruls) - min(ruls) > CLOSE for ruls in by_revision.values()):
+            unstable.append(key)
+    return Verdict(len(expected) - len(unanswered), [*never_taken, *unanswered], wrong, unstable)
+
+
+def offline(
+    keys: list[Key], values: Callable[[Key], Array], length: int, predict: Callable[[Array], Array]
+) -> dict[Key, float]:
+    """The answer to every key that has a full window: the last `length` readings of its life that are among `keys`.
+
+    keys: sorted. values: a reading's (F,). predict: (N, T, F) -> (N,).
+    """
+    ends = [
+        index
+        for index, key in enumerate(keys)
+        if index + 1 >= length and keys[index + 1 - length][:2] == key[:2]  # sorted: so are all between
+    ]
+    found: dict[Key, float] = {}
+    for start in range(0, len(ends), _AT_ONCE):
+        some = ends[start : start + _AT_ONCE]
+        windows = np.stack([[values(keys[i]) for i in range(end + 1 - length, end + 1)] for end in some])  # (n, T, F)
+        ruls = predict(np.asarray(windows, np.float32))  # (n,)
+        found.update(zip((keys[end] for end in some), ruls.tolist(), strict=True))
+    return found
