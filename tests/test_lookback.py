@@ -25,9 +25,9 @@ from edge_rul.config import WindowSettings, load_settings
 from edge_rul.core.payload import Reading
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
-from edge_rul.wiring import build_outgoing, build_pipeline
 from edge_rul.engines import Engine, open_engine
 from edge_rul.errors import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, JournalError
+from edge_rul.wiring import build_outgoing, build_pipeline
 from edge_rul.worker import Worker
 
 T0 = 1_767_225_600_000
