@@ -181,7 +181,8 @@ def _check(path: Path) -> int:
     from edge_rul.wiring import build_transport, check_bundle, open_engine_and_bundle
 
     settings, source = load_settings(path)
-    bundle, engine = open_engine_and_bundle(settings, source)
+    notes: list[str] = []
+    bundle, engine = open_engine_and_bundle(settings, source, notes.append)
     with engine:
         check_bundle(settings, source, bundle)
         build_transport(settings, source, None)
@@ -190,6 +191,8 @@ def _check(path: Path) -> int:
     print(f"configuration  {path}")
     print(f"bundle         {m.name}, {len(m.inputs)} inputs, window {m.window}, sha256 {bundle.sha256[:12]}")
     print(f"engine         {engine.name} {engine.version}, {engine.precision}")
+    for note in notes:
+        print(f"               {note}")
     print(f"golden         {len(bundle.golden.rul)} windows, off by {rul:.2g} {m.rul.unit} and {logits:.2g} in logits")
     print(f"subscribes to  {', '.join(settings.topics.readings)} on {settings.mqtt.host}:{settings.mqtt.port}")
     print(f"alarms         {', '.join(rule.name for rule in settings.alarms) or 'none'}")

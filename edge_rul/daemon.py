@@ -78,7 +78,7 @@ def run(path: Path) -> int:
     settings, source = load_settings(path)
     logs.configure(settings.log)
     log = structlog.get_logger()
-    bundle, engine = open_engine_and_bundle(settings, source)
+    bundle, engine = open_engine_and_bundle(settings, source, lambda text: log.info("engine", note=text))
     check_bundle(settings, source, bundle)
     state = state_directory(settings, source)
     subscriptions = Subscriptions(state)

@@ -24,20 +24,21 @@ from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.core.topic import Template
-from edge_rul.engines import Engine, open_engine
+from edge_rul.engines import Engine
+from edge_rul.engines.choose import open_configured
 from edge_rul.yaml_file import Source
 
 if TYPE_CHECKING:
     from edge_rul.adapters.http import MetricsServer
 
 
-def open_engine_and_bundle(settings: Settings, source: Source) -> tuple[Bundle, Engine]:
-    """The bundle, and its engine verified on the golden windows. Raises BundleError, EngineError."""
+def open_engine_and_bundle(settings: Settings, source: Source, say: Callable[[str], None]) -> tuple[Bundle, Engine]:
+    """The bundle, and the engine that the settings ask for, verified on the golden windows.
+
+    say: told of what takes long, and of what was not as expected. Raises BundleError, EngineError.
+    """
     bundle = bundles.load(source.file("bundle", settings.bundle))
-    engine = open_engine(
-        settings.engine.name, bundle, max_batch=settings.engine.max_batch, threads=settings.engine.threads
-    )
-    return bundle, engine
+    return bundle, open_configured(settings.engine, bundle, source.path.parent, say)
 
 
 def check_bundle(settings: Settings, source: Source, bundle: Bundle) -> None:
@@ -120,9 +121,8 @@ def build_transport(settings: Settings, source: Source, log: Any, stale: Sequenc
     ca = str(source.file("mqtt.tls.ca", tls.ca)) if tls and tls.ca else None
     cert = None
     if tls and tls.cert and tls.key:
-        key = source.file("mqtt.tls.key", tls.key)
-        _refuse_open_secret(key, "mqtt.tls.key", source)
-        cert = str(source.file("mqtt.tls.cert", tls.cert)), str(key)
+        cert = str(source.file("mqtt.tls.cert", tls.cert)), str(source.file("mqtt.tls.key", tls.key))
+        _refuse_open_secret(Path(cert[1]), "mqtt.tls.key", source)
     try:
         return MqttTransport(
             mqtt,

@@ -5,10 +5,12 @@ A test that needs what is absent is skipped with the reason; under CI=true what 
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,11 @@ from bundles import make_bundle
 from edge_rul.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
+
+# Nothing of a test lands in the user's own cache or state: children inherit these.
+_HOME = tempfile.mkdtemp(prefix="edge-rul-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"], os.environ["XDG_STATE_HOME"] = f"{_HOME}/cache", f"{_HOME}/state"
 
 # No deadline: a slow machine is no failure.
 hypothesis.settings.register_profile("edge_rul", deadline=None)

@@ -294,6 +294,7 @@ def report_load(directory: Path, minutes: float) -> None:
 
 ASSETS = 1000
 FLOOD = 60_000
+BACKLOG = 6  # statistics, some seconds apart, of which the best counts
 
 
 def _saturate(daemon: Daemon, broker: Broker, pool: ProcessPoolExecutor) -> tuple[int, float]:
@@ -306,12 +307,15 @@ def _saturate(daemon: Daemon, broker: Broker, pool: ProcessPoolExecutor) -> tupl
     row("as fast as the broker acknowledges: publishing", f"{acknowledged / seconds:.0f}/s")
     row("   predictions meanwhile", f"{rates(start, flooded)[0]:.0f}/s")
     row("   readings taken in meanwhile", f"{rates(start, flooded)[1]:.0f}/s")
-    before = daemon.next()
-    after = daemon.next()
-    if after["lag_entries"] < 1000:
+    before, sustained = daemon.next(), 0.0
+    for _ in range(BACKLOG):
+        after = daemon.next()
+        if after["lag_entries"] < 1000:
+            break
+        sustained, before = max(sustained, rates(before, after)[0]), after
+    if not sustained:
         raise SystemExit("bench_daemon: the engine kept up with the flood; raise FLOOD")
-    sustained = rates(before, after)[0]
-    row("predictions from the backlog, with nothing else to do", f"{sustained:.0f}/s")
+    row("predictions from the backlog, with nothing else to do, at best", f"{sustained:.0f}/s")
     return FLOOD, sustained
 
 

@@ -182,6 +182,7 @@ def main() -> int:
             print(f"chaos: {e}", file=sys.stderr)
             return EXIT_USAGE
         never_taken = asyncio.run(chaos.run())
+        chaos.say("all is quiet: comparing with an offline run, which may take minutes")
         result: dict[str, int] = report(chaos, judge(chaos.witness, never_taken, args.data), args)
     print(json.dumps(result), flush=True)
     failed = result["missing"] or result["wrong"] or result["daemon_exits"]

@@ -152,15 +152,16 @@ def offline(
 
     keys: sorted. values: a reading's (F,). predict: (N, T, F) -> (N,).
     """
+    rows = np.array([values(key) for key in keys], np.float32)  # (n, F)
     ends = [
         index
         for index, key in enumerate(keys)
         if index + 1 >= length and keys[index + 1 - length][:2] == key[:2]  # sorted: so are all between
     ]
+    steps = np.arange(1 - length, 1)  # (T,)
     found: dict[Key, float] = {}
     for start in range(0, len(ends), _AT_ONCE):
         some = ends[start : start + _AT_ONCE]
-        windows = np.stack([[values(keys[i]) for i in range(end + 1 - length, end + 1)] for end in some])  # (n, T, F)
-        ruls = predict(np.asarray(windows, np.float32))  # (n,)
+        ruls = predict(rows[np.array(some)[:, None] + steps])  # (b, T, F) -> (b,)
         found.update(zip((keys[end] for end in some), ruls.tolist(), strict=True))
     return found

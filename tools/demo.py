@@ -83,6 +83,7 @@ def write_config(directory: Path, port: int) -> Path:
     data["bundle"] = str((CONFIG.parent / data["bundle"]).resolve())
     data["mqtt"] = {"host": LOOPBACK, "port": port, "version": 5, "client_id": "edge-rul-demo"}
     data["journal"] = {"directory": str(directory / "state"), "min_free": 0}
+    data["engine"] = {"name": "onnxruntime", "cache": str(directory / "cache")}
     data["log"] = {"level": "info", "format": "console"}
     path = directory / "edge-rul.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")

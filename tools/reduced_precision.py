@@ -32,6 +32,7 @@ from edge_rul.training.metrics import scores
 from edge_rul.training.windows import full_windows, labels, last_windows
 
 BATCH = 64
+WORST = 0.02  # of the largest RUL; a precision that is further off is not the trained model
 MARGIN = 2.0
 
 Infer = Callable[[Array], tuple[Array, Array]]
@@ -110,7 +111,11 @@ def write_tolerances(bundle: Bundle, result: list[dict[str, Any]]) -> Bundle:
     """The bundle again with a tolerance for each precision of `result` but float32."""
     tolerance = dict(bundle.manifest.tolerance)
     for row in result:
-        if row["precision"] != "float32":
+        if row["precision"] == "float32":
+            continue
+        if row["largest_difference"] > WORST * bundle.manifest.rul.max:
+            print(f"  {row['precision']}: no tolerance written, it is too far from float32", file=sys.stderr)
+        else:
             rul, logits = (float(f"{MARGIN * row[k]:.2g}") for k in ("largest_difference", "largest_difference_logits"))
             tolerance[row["precision"]] = Tolerance(rul=rul, logits=logits)
     fields = {f: getattr(bundle.manifest, f) for f in bundle.manifest.__struct_fields__ if f not in ("schema", "files")}

@@ -75,16 +75,17 @@ def _measure(
     x = np.resize(golden, (options.max_batch, *golden.shape[1:]))  # (max_batch, T, F)
     engines: dict[str, Engine] = {}
     refused: dict[str, str] = {}
+    hint = ""
     try:
         for name in candidates:
             try:
                 engines[name] = open_verified(name, bundle, options)
             except EngineError as e:
-                refused[name] = e.problem
+                refused[name], hint = e.problem, e.hint
                 options.say(f"auto: {name} does not serve here: {e.problem}")
         if not engines:
             reasons = "; ".join(f"{name}: {why}" for name, why in refused.items()) or "none is installed"
-            raise EngineError("open", "auto", f"no engine serves this bundle: {reasons}", hint=_hint(options))
+            raise EngineError("open", "auto", f"no engine serves this bundle: {reasons}", hint=_hint(options) or hint)
         rates = {name: len(x) / seconds for name, seconds in _times(engines, x).items()}
         best = max(engines, key=lambda name: rates[name])
         if rates[best] < _WORTH * rates.get("onnxruntime", 0.0):

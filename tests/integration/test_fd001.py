@@ -37,6 +37,7 @@ topics:
   alarm_event: edge-rul/{{line}}/{{asset}}/event
 alarms:
   - {{name: rul_low, watch: rul, below: 30, deadband: 5, on_delay: 3, off_delay: 3}}
+engine: onnxruntime
 journal: {{directory: state, min_free: 0}}
 log: {{format: json}}
 """
