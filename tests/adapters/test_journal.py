@@ -13,10 +13,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import structlog.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_worker import Rig, reading
 
 from edge_rul.adapters import journal as journal_module
 from edge_rul.adapters import journal_file
@@ -688,3 +691,72 @@ def test_a_power_cut_leaves_whole_commits_and_nothing_beyond_a_gap(
         assert state.replay_from <= journal.watermark
         assert journal.append(readings(1), 0.0)[0].seq == journal.last
         assert journal.commit(journal.watermark, wall=WALL)
+
+
+# -- together with the worker ----------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_our_own_backlog_filled_becomes_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing is taken in, answers, watermark, snapshots and deletions have to go on."""
+    rig = Rig(tmp_path, journal=JournalSettings(min_free=100_000, snapshot_seconds=5, keep_hours=24))
+    rig.transport.hold = True  # the broker takes no answers, so no snapshot becomes valid
+    mids = [rig.transport.put(reading(cycle)) for cycle in range(1, 8001)]
+    rig.settle()
+    assert rig.transport.acknowledged == mids
+    rig.settle(10.0)
+    monkeypatch.setattr(Journal, "free", 0)
+    late = [rig.transport.put(reading(cycle)) for cycle in range(8001, 8004)]
+    rig.settle(10.0)
+    assert rig.journal.full
+    assert rig.transport.acknowledged == mids
+    rig.transport.hold = False
+    for _ in range(5):
+        rig.settle(10.0)
+    assert rig.journal.full == ""
+    assert rig.transport.acknowledged == [*mids, *late]
+    assert [p["cycle"] for p in rig.transport.predictions()] == list(range(3, 8004))
+    rig.journal.close()
+
+
+def test_waiting_for_the_watermark_of_a_round_is_no_busy_loop(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, journal=JournalSettings(min_free=0, snapshot_seconds=5))
+    rig.transport.hold = True
+    for cycle in range(1, 6):
+        rig.transport.put(reading(cycle))
+    rig.settle()
+    rig.settle(10.0)
+    rig.settle(10.0)
+    assert rig.journal.in_round
+    assert not rig.worker.step()
+    assert rig.worker.pause() > 0.5
+    rig.journal.close()
+
+
+def test_a_state_that_does_not_fit_costs_its_own_asset_only(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, journal=JournalSettings(min_free=0, snapshot_seconds=5, keep_hours=0))
+    for cycle in range(1, 6):
+        for asset in ("x", "y"):
+            rig.transport.put(reading(cycle, 10.0), asset)
+    for _ in range(4):
+        rig.settle(100.0)
+    with closing(sqlite3.connect(tmp_path / FILE)) as db, db:
+        assert db.execute("SELECT count(*) FROM entries").fetchone()[0] == 0
+        names = {key: msgspec.msgpack.decode(key)[0] for (key,) in db.execute("SELECT asset FROM snapshots")}
+        (x,) = (key for key, name in names.items() if name == "x")
+        version, life, cycles, times, revisions, values = msgspec.msgpack.decode(
+            db.execute("SELECT state FROM snapshots WHERE asset = ?", (x,)).fetchone()[0]
+        )
+        other = msgspec.msgpack.encode((version, life, cycles, times, revisions, values[:-4]))  # of other inputs
+        db.execute("UPDATE snapshots SET state = ? WHERE asset = ?", (other, x))
+        db.execute("UPDATE alarms SET alarms = x'c1' WHERE asset = ?", (x,))
+    rig.transport.sent.clear()
+    with structlog.testing.capture_logs() as logs:
+        rig.crash()
+    assert [(line["event"], line["count"]) for line in logs] == [("state_unreadable", 2)]
+    for cycle in range(6, 9):
+        for asset in ("x", "y"):
+            rig.transport.put(reading(cycle, 10.0), asset)
+    rig.settle()
+    found = [(p["asset"], p["cycle"]) for p in rig.transport.predictions()]
+    assert found == [("y", 6), ("y", 7), ("x", 8), ("y", 8)]
+    rig.journal.close()
