@@ -409,7 +409,7 @@ def test_rooms_that_must_not_know_each_other_do_not() -> None:
 
     for name, imported in of("adapters/*.py").items():
         rooms = ("edge_rul.adapters", "edge_rul.engines", "edge_rul.daemon", "edge_rul.wiring", "edge_rul.worker")
-        own = f"edge_rul.adapters.{Path(name).stem.partition('_')[0]}_"  # journal.py may be cut into journal_file.py and more
+        own = f"edge_rul.adapters.{Path(name).stem.partition('_')[0]}_"  # journal.py is cut into journal_file.py, ...
         assert [i for i in imported if i.startswith(rooms) and not i.startswith(own)] == [], name
     for name, imported in of("engines/*.py").items():
         assert [i for i in imported if i.startswith(("edge_rul.adapters", "edge_rul.daemon"))] == [], name
