@@ -179,7 +179,7 @@ def _serve(
             _log_statistics(log, worker)
     health.serving = False
     systemd.notify("STOPPING=1")
-    log.info("stopping", lag=worker.lag, unpublished=transport.backlog)
+    log.info("stopping", lag=worker.lag, unpublished=worker.unpublished)
     deadline = time.monotonic() + _DRAIN
     while worker.step(intake=False) and time.monotonic() < deadline:
         pass

@@ -20,7 +20,7 @@ from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import Received
 from edge_rul.config import Settings
 from edge_rul.core.outgoing import Message, Outgoing, Statistics, iso
-from edge_rul.core.pipeline import AlarmRow, Pipeline
+from edge_rul.core.pipeline import AlarmRow, Completed, Pipeline
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
 from edge_rul.engines import Engine
@@ -99,6 +99,7 @@ class Worker:
         self._owed_qos1 = 0
         self._waiting: deque[tuple[int, float]] = deque()  # (seq, monotonic) of arrivals that are not applied
         self._unanswered: deque[tuple[int, float]] = deque()  # the same, whose answers are not acknowledged
+        self._held: deque[Message] = deque()  # answers that may go out once their entries are durable
         self._alarm_rows: deque[AlarmRow] = deque()  # above the watermark
         self._answered = 0  # seq up to which answers were handed to the transport
         self._skipping = False
@@ -210,7 +211,7 @@ class Worker:
         return count > 0
 
     def _score(self, now: float) -> bool:
-        if self._transport.backlog >= self._settings.limits.outbox:
+        if self.unpublished >= self._settings.limits.outbox:
             return False
         if self._tail.behind:
             self._tail.refill(self._journal.read(self._tail.position, _REFILL_AT_ONCE))
@@ -225,7 +226,7 @@ class Worker:
             raise
         seconds = self._clock.monotonic() - begun
         done = self._pipeline.complete(batch, rul, logits)
-        self._transport.send(done.messages)
+        self._publish(done)
         if self._observer is not None and len(batch.x):
             self._observer.batch(len(batch.x), seconds)
             since_receipt = self.lag_seconds(begun) + self._clock.monotonic() - begun
@@ -236,6 +237,27 @@ class Worker:
         while self._waiting and self._waiting[0][0] <= self._pipeline.applied:
             self._waiting.popleft()
         return True
+
+    def _publish(self, done: Completed) -> None:
+        """Hand the answers to the transport, from the first unsettled one on once their entries are durable."""
+        wait_from = done.unsettled if done.unsettled is not None and not self._held else None
+        for message in done.messages:
+            if self._held or (wait_from is not None and message.seq >= max(wait_from, self._journal.committed + 1)):
+                self._held.append(message)
+            else:
+                self._transport.send([message])
+
+    def _release(self) -> None:
+        durable = []
+        while self._held and self._held[0].seq <= self._journal.committed:
+            durable.append(self._held.popleft())
+        if durable:
+            self._transport.send(durable)
+
+    @property
+    def unpublished(self) -> int:
+        """Messages that wait for the broker or for the disk."""
+        return self._transport.backlog + len(self._held)
 
     def _lags(self, now: float) -> bool:
         """Whether entries have waited for the engine beyond `latest_after`; an alarm says when that begins and ends."""
@@ -256,7 +278,7 @@ class Worker:
     def _publish_again(self) -> bool:
         """Retained states that the broker may lack: after a restart those of assets that were answered again, and when
         it has no session for us, every asset's. Only once nothing waits, so that none goes backwards."""
-        if self.lag or not self._pipeline.idle:
+        if self.lag or self._held or not self._pipeline.idle:
             return False
         self._again.extend(self._pipeline.caught_up())
         if self._transport.new_session:
@@ -276,8 +298,10 @@ class Worker:
 
     @property
     def watermark(self) -> int:
-        oldest = self._transport.oldest_seq
-        return self._answered if oldest is None else min(self._answered, oldest - 1)
+        oldest = [
+            seq for seq in (self._transport.oldest_seq, self._held[0].seq if self._held else None) if seq is not None
+        ]
+        return min([self._answered, *(seq - 1 for seq in oldest)])
 
     def _commit_is_due(self, now: float) -> bool:
         if self._journal.full:
@@ -305,6 +329,7 @@ class Worker:
         while self._owed and self._owed[0][0] <= self._journal.committed:
             self._transport.acknowledge(self._owed.popleft()[1])
             self._owed_qos1 -= 1
+        self._release()
         return True
 
     def _covered(self, upto: int) -> tuple[int, list[AlarmRow]]:
@@ -373,7 +398,7 @@ class Worker:
             lag_entries=self.lag,
             lag_seconds=round(self.lag_seconds(now), 3),
             oldest_unanswered=round(now - self._unanswered[0][1], 3) if self._unanswered else 0.0,
-            unpublished=self._transport.backlog,
+            unpublished=self.unpublished,
             publish_refused=self._transport.refused,
             watermark=self._journal.watermark,
             journal=self._journal.id,

@@ -38,11 +38,17 @@ class AlarmRow(msgspec.Struct, frozen=True):
     blob: bytes
 
 
-class Completed(msgspec.Struct, frozen=True):
-    """What a batch's answers lead to, in order of seq."""
+class Completed(msgspec.Struct):
+    """What a batch's answers lead to, in order of seq.
+
+    unsettled: seq of the first step whose answer hangs on the order in which readings came: a window with a gap or a
+    held value, a revision, a new life. Until its entry is durable a crash may bring its readings back in another order
+    (a broker that was killed forgets), and the same key would get two answers. None where there is no such step.
+    """
 
     messages: list[Message]
     alarms: list[AlarmRow]
+    unsettled: int | None = None
 
 
 class Pipeline:
@@ -203,6 +209,8 @@ class Pipeline:
         done = Completed([], [])
         index = 0
         for step in batch.steps:
+            if done.unsettled is None and not _settled(step):
+                done.unsettled = step.seq
             if isinstance(step, Due):
                 self._answer(done, step, float(rul[index]), logits[index], batch.outside[index])
                 index += 1
@@ -244,3 +252,8 @@ class Pipeline:
 
     def _messages(self, changes: list[Change], seq: int) -> list[Message]:
         return [message for change in changes for message in self._outgoing.alarm(change, seq)]
+
+
+def _settled(step: Due | NewLife) -> bool:
+    """Whether the step is the same in whatever order its asset's readings came: T consecutive, complete cycles."""
+    return isinstance(step, Due) and step.newest and not (step.revision or step.missing or step.held)
