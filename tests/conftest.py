@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import hypothesis
 import pytest
+import structlog
 
 from bundles import make_bundle
 from edge_rul.bundle import Bundle
@@ -38,6 +39,13 @@ def absent(what: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have {what}")
     pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A command that ran inside the test configures structlog to write to a stream that ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
