@@ -29,7 +29,7 @@ _HOME = tempfile.mkdtemp(prefix="edge-rul-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"], os.environ["XDG_STATE_HOME"] = f"{_HOME}/cache", f"{_HOME}/state"
 
-# torch's threads spin while they wait, which costs seconds a step where anything else runs. Read when torch is imported.
+# torch's threads spin while they wait, which costs seconds a step where anything else runs. Read at torch's import.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # No deadline: a slow machine is no failure.
