@@ -148,7 +148,7 @@ class Worker:
     def step(self, *, intake: bool = True) -> bool:
         """Ingest, score, publish, commit. Returns whether anything moved."""
         now = self._clock.monotonic()
-        moved = intake and not self._journal.full and self._ingest(now)
+        moved = intake and self._take_in(now)
         moved |= self._score(now)
         moved |= self._publish_again()
         self._transport.pump()
@@ -185,7 +185,17 @@ class Worker:
         seq, now = max(self._answered, self._journal.watermark), round(self._clock.wall() * 1000)
         self._transport.send([self._outgoing.daemon_alarm(name, active=active, value=value, time=now, seq=seq)])
 
-    def _ingest(self, now: float) -> bool:
+    def _take_in(self, now: float) -> bool:
+        """Ingest, with a commit each time that the broker waits for one, until the inbox is empty or a bound is met: the
+        queue of work belongs on our disk, so ingest must not fall behind with the engine."""
+        taken = 0
+        while taken < _INGEST_AT_ONCE and not self._journal.full and (count := self._ingest(now)):
+            taken += count
+            if self._commit_is_due(now):
+                self.commit()
+        return taken > 0
+
+    def _ingest(self, now: float) -> int:
         wall = round(self._clock.wall() * 1000)
         owed_at_most = self._settings.mqtt.owed_at_most
         last = self._journal.last
@@ -208,7 +218,7 @@ class Worker:
         if self._journal.last > last:
             _stamp(self._waiting, self._journal.last, now)
             _stamp(self._unanswered, self._journal.last, now)
-        return count > 0
+        return count
 
     def _score(self, now: float) -> bool:
         if self.unpublished >= self._settings.limits.outbox:

@@ -95,10 +95,13 @@ def mosquitto(directory: Path) -> Iterator[Broker]:
 # -- the generator ---------------------------------------------------------------------------------------------------
 
 
-def generate(port: int, assets: int, count: int, rate: float, first: int = 1) -> tuple[int, float]:
-    """Publish `count` readings at QoS 1, asset after asset, cycles from `first`; 0 is as fast as they are acknowledged.
+def generate(
+    port: int, assets: int, count: int, rate: float, first: int = 1, at_most: float = 1e9
+) -> tuple[int, float]:
+    """Publish `count` readings at QoS 1, asset after asset, cycles from `first`, for `at_most` seconds.
 
-    Returns how many the broker has acknowledged, and seconds. A process of its own.
+    rate: readings/s, 0 is as fast as they are acknowledged. Returns how many the broker has acknowledged, and seconds. A
+    process of its own.
     """
     values = _bundle().golden.windows[0, -1].tolist()
     topics = [f"plant/engine-{i:06d}/cycle" for i in range(assets)]
@@ -115,16 +118,17 @@ def generate(port: int, assets: int, count: int, rate: float, first: int = 1) ->
     client.on_publish = on_publish
     client.connect("127.0.0.1", port)
     client.loop_start()
-    began = time.monotonic()
+    began, sent = time.monotonic(), 0
     for number in range(count):
         if rate and (ahead := number / rate - (time.monotonic() - began)) > 0:
             time.sleep(ahead)
-        if not room.acquire(timeout=PATIENCE):
+        if time.monotonic() - began > at_most or not room.acquire(timeout=PATIENCE):
             break
+        sent += 1
         cycle, asset = divmod(number, assets)
         client.publish(topics[asset], payload(first + cycle, values), qos=1)
     deadline = time.monotonic() + PATIENCE
-    while acknowledged < count and time.monotonic() < deadline:
+    while acknowledged < sent and time.monotonic() < deadline:
         time.sleep(0.01)
     seconds = time.monotonic() - began
     client.disconnect()
@@ -331,7 +335,9 @@ def _overload(
     rate = 2 * sustained
     count = round(rate * minutes * 60 / ASSETS) * ASSETS
     print(f"\n{minutes:g} minutes of {rate:.0f} readings/s, twice that, from {ASSETS} assets:")
-    job: Future[tuple[int, float]] = pool.submit(generate, broker.port, ASSETS, count, rate, 1 + sent // ASSETS)
+    job: Future[tuple[int, float]] = pool.submit(
+        generate, broker.port, ASSETS, count, rate, 1 + sent // ASSETS, minutes * 60
+    )
     start = daemon.next()
     samples = []
     shown = 0.0
