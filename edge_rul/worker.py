@@ -186,8 +186,8 @@ class Worker:
         self._transport.send([self._outgoing.daemon_alarm(name, active=active, value=value, time=now, seq=seq)])
 
     def _take_in(self, now: float) -> bool:
-        """Ingest, with a commit each time that the broker waits for one, until the inbox is empty or a bound is met: the
-        queue of work belongs on our disk, so ingest must not fall behind with the engine."""
+        """Ingest, with a commit each time that the broker waits for one, until the inbox is empty or a bound is met:
+        the queue of work belongs on our disk, so ingest must not fall behind with the engine."""
         taken = 0
         while taken < _INGEST_AT_ONCE and not self._journal.full and (count := self._ingest(now)):
             taken += count

@@ -100,8 +100,8 @@ def generate(
 ) -> tuple[int, float]:
     """Publish `count` readings at QoS 1, asset after asset, cycles from `first`, for `at_most` seconds.
 
-    rate: readings/s, 0 is as fast as they are acknowledged. Returns how many the broker has acknowledged, and seconds. A
-    process of its own.
+    rate: readings/s, 0 is as fast as they are acknowledged. Returns how many the broker has acknowledged, and seconds.
+    A process of its own.
     """
     values = _bundle().golden.windows[0, -1].tolist()
     topics = [f"plant/engine-{i:06d}/cycle" for i in range(assets)]
