@@ -19,6 +19,8 @@ import msgspec
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import Received
 from edge_rul.config import Settings
+from edge_rul.core.batch import Batch
+from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message, Outgoing, Statistics, iso
 from edge_rul.core.pipeline import AlarmRow, Completed, Pipeline
 from edge_rul.core.tail import Tail
@@ -181,8 +183,11 @@ class Worker:
                 self._log.info("disk_has_room")
 
     def alarm(self, name: str, *, active: bool, value: float = 0.0) -> None:
-        """Publish an alarm of the daemon's own."""
-        seq, now = max(self._answered, self._journal.watermark), round(self._clock.wall() * 1000)
+        """Publish an alarm of the daemon's own.
+
+        It comes from no entry, so it bears the watermark: a higher seq could overtake answers that are still held back.
+        """
+        seq, now = self._journal.watermark, round(self._clock.wall() * 1000)
         self._transport.send([self._outgoing.daemon_alarm(name, active=active, value=value, time=now, seq=seq)])
 
     def _take_in(self, now: float) -> bool:
@@ -229,11 +234,7 @@ class Worker:
         if batch is None:
             return False
         begun = self._clock.monotonic()
-        try:
-            rul, logits = self._engine.infer(batch.x)
-        except EngineError as e:
-            e.exit_code = EXIT_INTERNAL  # it passed its check at the start: a restart may help
-            raise
+        rul, logits = self._infer(batch)
         seconds = self._clock.monotonic() - begun
         done = self._pipeline.complete(batch, rul, logits)
         self._publish(done)
@@ -247,6 +248,13 @@ class Worker:
         while self._waiting and self._waiting[0][0] <= self._pipeline.applied:
             self._waiting.popleft()
         return True
+
+    def _infer(self, batch: Batch) -> tuple[Array, Array]:
+        try:
+            return self._engine.infer(batch.x)
+        except EngineError as e:
+            e.exit_code = EXIT_INTERNAL  # it passed its check at the start: a restart may help
+            raise
 
     def _publish(self, done: Completed) -> None:
         """Hand the answers to the transport, from the first unsettled one on once their entries are durable."""
@@ -298,7 +306,7 @@ class Worker:
             return False
         assets = [self._again.popleft() for _ in range(min(self._engine.max_batch, len(self._again)))]
         batch = self._pipeline.again(assets)
-        rul, logits = self._engine.infer(batch.x)
+        rul, logits = self._infer(batch)
         self._transport.send(self._pipeline.complete(batch, rul, logits).messages)
         for asset in assets:
             self._transport.send(self._pipeline.alarm_states(asset))

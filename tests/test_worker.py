@@ -22,6 +22,7 @@ from edge_rul.adapters.mqtt import Received
 from edge_rul.config import JournalSettings, Limits, Mqtt, ScoringSettings, Settings, Topics
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message
+from edge_rul.errors import EXIT_INTERNAL, EngineError
 from edge_rul.worker import Worker
 
 NOW = 1_767_225_600_000
@@ -216,6 +217,35 @@ def test_readings_that_come_back_in_another_order_after_a_crash_get_one_answer_e
         answers.setdefault((p["cycle"], p["revision"]), set()).add(p["rul"])
     assert set(answers) == {(cycle, 0) for cycle in range(3, 8)}
     assert all(len(found) == 1 for found in answers.values())
+
+
+def test_an_alarm_of_the_daemons_own_lets_the_watermark_pass_no_answer(rig: Rig) -> None:
+    for cycle in (1, 2, 3, 5, 6):
+        rig.transport.put(reading(cycle))
+    while rig.worker.step():
+        pass
+    rig.transport.hold = True
+    rig.worker.alarm("test", active=True)  # goes out before the answers to 5 and 6, which wait for the commit
+    rig.worker.commit()
+    assert [m.seq for m in rig.transport.unacknowledged if m.topic.endswith("/p")] == [4, 5]
+    assert rig.worker.watermark <= 3
+
+
+def test_an_engine_that_fails_while_states_go_out_again_is_not_the_operators_fault(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cycle in range(1, 5):
+        rig.transport.put(reading(cycle))
+    rig.settle()
+
+    def fail(x: Array) -> tuple[Array, Array]:
+        raise EngineError("infer", "fake", "broken")
+
+    monkeypatch.setattr(rig.engine, "infer", fail)
+    rig.transport.new_session = True
+    with pytest.raises(EngineError) as caught:
+        rig.settle()
+    assert caught.value.exit_code == EXIT_INTERNAL
 
 
 def test_a_bad_message_is_acknowledged_in_its_turn_and_logged_once(rig: Rig) -> None:
