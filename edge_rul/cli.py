@@ -175,12 +175,12 @@ def _install_service(args: argparse.Namespace) -> int:
     return install_command(choice, undo=args.undo, purge=args.purge)
 
 
-def _check(path: Path) -> int:
+def _check(args: argparse.Namespace) -> int:
     from edge_rul.config import load_settings
     from edge_rul.engines import verify
     from edge_rul.wiring import build_transport, check_bundle, open_engine_and_bundle
 
-    settings, source = load_settings(path)
+    settings, source = load_settings(args.config)
     notes: list[str] = []
     bundle, engine = open_engine_and_bundle(settings, source, notes.append)
     with engine:
@@ -188,7 +188,7 @@ def _check(path: Path) -> int:
         build_transport(settings, source, None)
         rul, logits = verify(engine, bundle)
     m = bundle.manifest
-    print(f"configuration  {path}")
+    print(f"configuration  {args.config}")
     print(f"bundle         {m.name}, {len(m.inputs)} inputs, window {m.window}, sha256 {bundle.sha256[:12]}")
     print(f"engine         {engine.name} {engine.version}, {engine.precision}")
     for note in notes:
@@ -246,44 +246,50 @@ def _evaluate(args: argparse.Namespace) -> int:
     return evaluate_command(args.bundle, args.data, json=args.json)
 
 
-_HANDLERS = {
-    "export": _export,
-    "rescore": _rescore,
-    "evaluate": _evaluate,
-    "compile": _compile,
-    "install-service": _install_service,
-}
+def _run(args: argparse.Namespace) -> int:
+    from edge_rul.daemon import run
+
+    return run(args.config)
 
 
-def _dispatch(args: argparse.Namespace) -> int:
-    if args.command == "run":
-        from edge_rul.daemon import run
+def _train(args: argparse.Namespace) -> int:
+    from edge_rul.training.commands import train_command
 
-        return run(args.config)
-    if args.command == "check":
-        return _check(args.config)
-    if args.command == "train":
-        from edge_rul.training.commands import train_command
+    return train_command(args.config, args.data, args.out, force=args.force, threads=args.threads)
 
-        return train_command(args.config, args.data, args.out, force=args.force, threads=args.threads)
-    if args.command in _HANDLERS:
-        return _HANDLERS[args.command](args)
-    if args.command == "model":
-        from edge_rul.model.summary import summary
 
-        print(summary(args.c_in, args.window, args.classes))
-        return EXIT_OK
+def _model(args: argparse.Namespace) -> int:
+    from edge_rul.model.summary import summary
+
+    print(summary(args.c_in, args.window, args.classes))
+    return EXIT_OK
+
+
+def _simulate(args: argparse.Namespace) -> int:
     from edge_rul.simulate import simulate_command
 
-    options = {key: value for key, value in vars(args).items() if key != "command"}
-    return simulate_command(**options)
+    return simulate_command(**{key: value for key, value in vars(args).items() if key != "command"})
+
+
+_HANDLERS = {
+    "run": _run,
+    "check": _check,
+    "train": _train,
+    "evaluate": _evaluate,
+    "model": _model,
+    "export": _export,
+    "rescore": _rescore,
+    "compile": _compile,
+    "simulate": _simulate,
+    "install-service": _install_service,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        code = _dispatch(args)
+        code = _HANDLERS[args.command](args)
         sys.stdout.flush()  # here, and not at the interpreter's end, where a closed pipe could not be caught
         return code
     except EdgeRulError as e:

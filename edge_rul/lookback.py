@@ -13,6 +13,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,15 @@ from edge_rul.adapters.journal_reader import read_journal
 from edge_rul.bundle import Bundle
 from edge_rul.config import WindowSettings, load_settings
 from edge_rul.core.batch import Due
-from edge_rul.core.life import Answer, Lives
+from edge_rul.core.life import Lives
 from edge_rul.core.normalise import Array, outside
 from edge_rul.core.outgoing import iso
 from edge_rul.core.payload import Reading
-from edge_rul.core.prediction import BundleId, EngineId, Model, Prediction, predict
+from edge_rul.core.prediction import Prediction, predict
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
 from edge_rul.core.window import Rings
-from edge_rul.engines import Engine, open_engine
+from edge_rul.engines import Engine, model_of, open_engine
 from edge_rul.errors import DataError, Reason
 
 USED = "used"
@@ -65,14 +66,7 @@ class Scorer:
         late = manifest.window if windows.max_late is None else windows.max_late
         self._sizes = {"max_late": late, "max_gap": windows.max_gap}
         self._shape = manifest.window, len(manifest.inputs)
-        self._model = Model(
-            BundleId(manifest.name, bundle.sha256),
-            EngineId(engine.name, engine.precision),
-            journal,
-            manifest.rul.unit,
-            tuple(c.name for c in manifest.classes),
-            tuple(i.name for i in manifest.inputs),
-        )
+        self._model = model_of(bundle, engine, journal)
         self.begin()
 
     def begin(self) -> None:
@@ -99,7 +93,8 @@ class Scorer:
             rows.append(Row(seq, entry, USED, applied.life))
             self._rows[applied.life, entry.cycle] = rows[-1]
             for answer in applied.answers:
-                self._due.append((_due(seq, entry.asset, applied.life, answer), answer.window.values))
+                due = Due.of(seq, entry.asset, applied.life, answer, alarm=False)
+                self._due.append((due, answer.window.values))
                 if len(self._due) >= self._engine.max_batch:
                     self._score()
         self._score()
@@ -114,14 +109,9 @@ class Scorer:
         for index, (due, _) in enumerate(self._due):
             row = self._rows.get((due.life, due.cycle))  # None: its reading is no longer kept
             if row is not None:
-                names = [self._model.inputs[i] for i in np.flatnonzero(beyond[index])]
-                row.prediction = predict(due, float(rul[index]), logits[index], names, iso(due.time), self._model)
+                answer = float(rul[index]), logits[index]
+                row.prediction = predict(due, *answer, beyond[index], iso(due.time), self._model)
         self._due.clear()
-
-
-def _due(seq: int, asset: Asset, life: int, answer: Answer) -> Due:
-    held, missing = answer.window.held, answer.window.missing
-    return Due(seq, asset, life, answer.cycle, answer.time, held, missing, answer.revision, answer.newest, False)
 
 
 class Kept(msgspec.Struct):
@@ -251,18 +241,11 @@ def rescore(
     compared = []
     with open_engine("auto", bundle) as engine:
         scorer = Scorer(bundle, engine, WindowSettings(max_late=0, max_gap=gap))
-        before: tuple[Asset, int] | None = None
-        group: list[dict[str, Any]] = []
-        for row in [*used, None]:
-            this = None if row is None else (row["asset"], row["life"])
-            if this != before and group:
-                scorer.begin()
-                entries = [_numbered(i, r, needs) for i, r in enumerate(group)]
-                compared += [Compared(r, s.prediction) for r, s in zip(group, scorer.apply(entries), strict=True)]
-                group = []
-            if row is not None:
-                group.append(row)
-            before = this
+        for _, life in groupby(used, key=lambda row: (row["asset"], row["life"])):
+            group = list(life)
+            scorer.begin()
+            entries = [_numbered(i, r, needs) for i, r in enumerate(group)]
+            compared += [Compared(r, s.prediction) for r, s in zip(group, scorer.apply(entries), strict=True)]
     return compared, bundle
 
 

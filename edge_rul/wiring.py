@@ -22,9 +22,8 @@ from edge_rul.core.alarm import HealthAlarm, RulAlarm
 from edge_rul.core.outgoing import Outgoing
 from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
-from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.core.topic import Template
-from edge_rul.engines import Engine
+from edge_rul.engines import Engine, model_of
 from edge_rul.engines.choose import open_configured
 from edge_rul.yaml_file import Source
 
@@ -75,26 +74,16 @@ def build_outgoing(settings: Settings) -> Outgoing:
 def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing: Outgoing, journal: str) -> Pipeline:
     """The corridor for settings that were checked against the bundle. journal: its id."""
     manifest = bundle.manifest
-    inputs = [i.name for i in manifest.inputs]
-    classes = [c.name for c in manifest.classes]
-    outputs = templates(settings.topics)
     decoder = Decoder(
-        inputs,
+        [i.name for i in manifest.inputs],
         [Template(text) for text in settings.topics.readings],
-        command=outputs.get("command"),
+        command=templates(settings.topics).get("command"),
         hold=[name for name, setting in settings.inputs.items() if setting.missing == "hold"],
         payload_limit=settings.limits.payload,
         skew=settings.limits.skew,
     )
     return Pipeline(
-        model=Model(
-            BundleId(manifest.name, bundle.sha256),
-            EngineId(engine.name, engine.precision),
-            journal,
-            manifest.rul.unit,
-            tuple(classes),
-            tuple(inputs),
-        ),
+        model=model_of(bundle, engine, journal),
         window=manifest.window,
         normaliser=manifest.normaliser,
         low=[i.low for i in manifest.inputs],

@@ -258,12 +258,14 @@ class Worker:
 
     def _publish(self, done: Completed) -> None:
         """Hand the answers to the transport, from the first unsettled one on once their entries are durable."""
-        wait_from = done.unsettled if done.unsettled is not None and not self._held else None
-        for message in done.messages:
-            if self._held or (wait_from is not None and message.seq >= max(wait_from, self._journal.committed + 1)):
-                self._held.append(message)
-            else:
-                self._transport.send([message])
+        go = len(done.messages)
+        if self._held:
+            go = 0  # nothing overtakes what is held
+        elif done.unsettled is not None:
+            wait_from = max(done.unsettled, self._journal.committed + 1)
+            go = next((i for i, message in enumerate(done.messages) if message.seq >= wait_from), go)
+        self._transport.send(done.messages[:go])
+        self._held.extend(done.messages[go:])
 
     def _release(self) -> None:
         durable = []
@@ -316,10 +318,8 @@ class Worker:
 
     @property
     def watermark(self) -> int:
-        oldest = [
-            seq for seq in (self._transport.oldest_seq, self._held[0].seq if self._held else None) if seq is not None
-        ]
-        return min([self._answered, *(seq - 1 for seq in oldest)])
+        oldest = (self._transport.oldest_seq, self._held[0].seq if self._held else None)
+        return min([self._answered, *(seq - 1 for seq in oldest if seq is not None)])
 
     def _commit_is_due(self, now: float) -> bool:
         if self._journal.full:

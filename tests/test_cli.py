@@ -281,7 +281,7 @@ def test_each_error_has_its_exit_code(
     def fail(_: object) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_dispatch", fail)
+    monkeypatch.setitem(cli._HANDLERS, "run", fail)
     found, out, err = main(capsys, "run", "--config", "x")
     assert (found, out) == (code, "")
     assert err == ("" if code == 130 else "edge-rul: o: f: p\n")
@@ -292,7 +292,7 @@ def test_the_exit_codes_are_those_that_the_unit_and_the_documentation_name() -> 
 
 
 def test_a_mistake_of_ours_is_loud(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_dispatch", lambda _: 1 // 0)
+    monkeypatch.setitem(cli._HANDLERS, "run", lambda _: 1 // 0)
     code, _, err = main(capsys, "run", "--config", "x")
     assert code == EXIT_INTERNAL
     assert "internal error: ZeroDivisionError" in err

@@ -11,6 +11,7 @@ from collections import deque
 import msgspec
 import numpy as np
 
+from edge_rul.core.life import Answer
 from edge_rul.core.normalise import Array, ZScore, outside
 from edge_rul.core.topic import Asset
 
@@ -35,6 +36,22 @@ class Due(msgspec.Struct, frozen=True):
     newest: bool
     alarm: bool
     skipped: int = 0
+
+    @classmethod
+    def of(cls, seq: int, asset: Asset, life: int, answer: Answer, *, alarm: bool) -> Due:
+        """An asset's answer as it is due to the entry `seq`."""
+        return cls(
+            seq=seq,
+            asset=asset,
+            life=life,
+            cycle=answer.cycle,
+            time=answer.time,
+            held=answer.window.held,
+            missing=answer.window.missing,
+            revision=answer.revision,
+            newest=answer.newest,
+            alarm=alarm,
+        )
 
 
 class NewLife(msgspec.Struct, frozen=True):

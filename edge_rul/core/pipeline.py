@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_rul.core.alarm import Alarms, Change, Rule
 from edge_rul.core.batch import Batch, Builder, Due, NewLife
-from edge_rul.core.life import Answer, Lives
+from edge_rul.core.life import Lives
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Message, Outgoing, iso
 from edge_rul.core.payload import Decoded, Decoder, Reading, Reset
@@ -171,23 +171,9 @@ class Pipeline:
         if applied.ended is not None:
             self._builder.add(NewLife(seq, reading.asset, applied.life, reading.cycle, reading.time))
         for answer in applied.answers:
-            self._due(seq, reading.asset, applied.life, answer, alarm=answer.newest and answer.revision == 0)
-
-    def _due(self, seq: int, asset: Asset, life: int, answer: Answer, *, alarm: bool) -> None:
-        window = answer.window
-        due = Due(
-            seq=seq,
-            asset=asset,
-            life=life,
-            cycle=answer.cycle,
-            time=answer.time,
-            held=window.held,
-            missing=window.missing,
-            revision=answer.revision,
-            newest=answer.newest,
-            alarm=alarm,
-        )
-        self._builder.add(due, window.values)
+            first = answer.newest and answer.revision == 0
+            due = Due.of(seq, reading.asset, applied.life, answer, alarm=first)
+            self._builder.add(due, answer.window.values)
 
     def again(self, assets: Iterable[Asset]) -> Batch:
         """The newest windows of `assets`, to publish once more for a broker that has forgotten them.
@@ -196,7 +182,8 @@ class Pipeline:
         """
         for asset in assets:
             if (found := self.lives.newest(asset)) is not None:
-                self._due(self.applied, asset, found[0], found[1], alarm=False)
+                life, answer = found
+                self._builder.add(Due.of(self.applied, asset, life, answer, alarm=False), answer.window.values)
         return self._builder.take(self._normaliser, self._low, self._high, self.applied)
 
     def alarm_states(self, asset: Asset) -> list[Message]:
@@ -221,8 +208,7 @@ class Pipeline:
     def _answer(
         self, done: Completed, due: Due, rul: float, logits: Array, outside: np.typing.NDArray[np.bool_]
     ) -> None:
-        names = [self._model.inputs[i] for i in np.flatnonzero(outside)]
-        prediction = predict(due, rul, logits, names, iso(due.time), self._model)
+        prediction = predict(due, rul, logits, outside, iso(due.time), self._model)
         if prediction is None:
             self.dropped[Reason.ENGINE_NOT_FINITE] += 1
             return

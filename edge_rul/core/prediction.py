@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from edge_rul.core.batch import Due
 from edge_rul.core.normalise import Array
@@ -98,15 +99,18 @@ def softmax(logits: Array) -> Array:
     return result
 
 
-def predict(due: Due, rul: float, logits: Array, outside: list[str], ts: str | None, model: Model) -> Prediction | None:
+def predict(
+    due: Due, rul: float, logits: Array, outside: npt.NDArray[np.bool_], ts: str | None, model: Model
+) -> Prediction | None:
     """The prediction of one window, or None where the engine's answer is not finite.
 
-    rul: in the model's unit. logits: (C,). outside: names of inputs beyond the training range. ts: of `due.time`.
+    rul: in the model's unit. logits: (C,). outside: (F,) which inputs lie beyond the training range. ts: of `due.time`.
     """
     if not (np.isfinite(rul) and np.isfinite(logits).all()):
         return None
     probabilities = softmax(logits)  # (C,)
-    uncertain = due.held or due.missing or outside
+    beyond = [model.inputs[i] for i in np.flatnonzero(outside)]
+    uncertain = due.held or due.missing or beyond
     return Prediction(
         schema="edge-rul/prediction/1",
         asset=due.asset.name,
@@ -121,7 +125,7 @@ def predict(due: Due, rul: float, logits: Array, outside: list[str], ts: str | N
             model.classes[int(probabilities.argmax())],
             {name: round(float(p), _DECIMALS) for name, p in zip(model.classes, probabilities, strict=True)},
         ),
-        quality=Quality("uncertain" if uncertain else "good", due.held, due.missing, outside, due.skipped),
+        quality=Quality("uncertain" if uncertain else "good", due.held, due.missing, beyond, due.skipped),
         bundle=model.bundle,
         engine=model.engine,
         journal=model.journal,

@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
+from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.errors import EngineError
 
 Say = Callable[[str], None]
@@ -42,6 +43,19 @@ class Engine(Protocol):
     def __enter__(self) -> Engine: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+def model_of(bundle: Bundle, engine: Engine, journal: str) -> Model:
+    """What the core has to know of both to name an answer. journal: the id of the one whose entries are answered."""
+    manifest = bundle.manifest
+    return Model(
+        bundle=BundleId(manifest.name, bundle.sha256),
+        engine=EngineId(engine.name, engine.precision),
+        journal=journal,
+        rul_unit=manifest.rul.unit,
+        classes=tuple(c.name for c in manifest.classes),
+        inputs=tuple(i.name for i in manifest.inputs),
+    )
 
 
 def check_input(engine: str, x: Array, window: int, inputs: int, max_batch: int) -> None:

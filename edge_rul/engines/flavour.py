@@ -22,7 +22,6 @@ from edge_rul.engines import Say
 from edge_rul.engines.cuda import Device
 from edge_rul.errors import EngineError
 
-FLAVOURS = ("tensorrt", "tensorrt_rtx")
 ANY = "any"
 
 
