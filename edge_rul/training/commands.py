@@ -43,13 +43,17 @@ def train_command(config: Path, data: Path, out: Path, *, force: bool = False, t
         torch.set_num_threads(threads)
     content = config.read_bytes()
     lives = dataset.load(chosen.dataset, data, "train", [i.name for i in chosen.inputs])
-    parts = table.split(lives, chosen.validation.share, chosen.validation.seed)
-    training = windows.full_windows(parts[0], chosen.window, chosen.stride)
-    validation = windows.full_windows(parts[1], chosen.window)
+    rest, kept = table.split(lives, chosen.calibration.share, chosen.calibration.seed)
+    calibration = windows.full_windows(kept, chosen.window)
+    validation = None
+    if chosen.validation is not None:
+        rest, judged = table.split(rest, chosen.validation.share, chosen.validation.seed)
+        validation = windows.full_windows(judged, chosen.window)
+    training = windows.full_windows(rest, chosen.window, chosen.stride)
     with progress.on_stderr(chosen.recipe.epochs, fit.steps_per_epoch(training, chosen.recipe)) as shown:
         shown.say(
-            f"{chosen.name}: {len(training)} windows of {len(parts[0].assets)} assets to learn from, "
-            f"{len(validation)} of {len(parts[1].assets)} held out; {torch.get_num_threads()} threads"
+            f"{chosen.name}: {len(training)} windows of {len(rest.assets)} assets to learn from, {len(calibration)} of "
+            f"{len(kept.assets)} kept for calibration; {torch.get_num_threads()} threads"
         )
         fitted = fit.fit(training, validation, chosen, shown)
     source = export_bundle.Source(
@@ -57,12 +61,11 @@ def train_command(config: Path, data: Path, out: Path, *, force: bool = False, t
         config_sha256=hashlib.sha256(content).hexdigest(),
         config_text=content.decode(),
     )
-    made = export_bundle.export(out, fitted, chosen, training, validation, source, replace=force)
+    reached = fit.score(fitted.model, fit.prepare(calibration, chosen, fitted.normaliser))
+    made = export_bundle.export(out, fitted, chosen, training, calibration, reached, source, replace=force)
     size = sum(f.stat().st_size for f in made.path.iterdir()) / 1e6
     print(f"wrote {out}: {size:.1f} MB, sha256 {made.sha256[:12]}")
-    print(
-        f"  validation RMSE {fitted.epochs[-1].validation.rmse:.2f} {chosen.rul.unit}, all windows of held-out assets"
-    )
+    print(f"  RMSE {reached.rmse:.2f} {chosen.rul.unit}, all windows of the assets kept for calibration")
     print(f"  next: edge-rul evaluate {shlex.quote(str(out))} --data {shlex.quote(str(data))}")
     return EXIT_OK
 

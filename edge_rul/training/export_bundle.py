@@ -26,6 +26,7 @@ from edge_rul.model.dual_task_model import DualTaskModel, parameters, weights_of
 from edge_rul.model.export import export_onnx
 from edge_rul.training.fit import Epoch, Fitted
 from edge_rul.training.losses.tasks import SCALE
+from edge_rul.training.metrics import Scores
 from edge_rul.training.settings import TrainingSettings
 from edge_rul.training.table import Table
 from edge_rul.training.windows import Windows
@@ -47,15 +48,19 @@ def export(
     fitted: Fitted,
     settings: TrainingSettings,
     training: Windows,
-    validation: Windows,
+    calibration: Windows,
+    reached: Scores,
     source: Source,
     *,
     replace: bool = False,
 ) -> Bundle:
-    """Write the bundle at `path`. Nothing is written unless the engine answers as torch does. Raises BundleError where
-    the path is taken, and EngineError where the exported graph disagrees with the model."""
+    """Write the bundle at `path`. Nothing is written unless the engine answers as torch does.
+
+    calibration: windows of assets that were never fitted; reached: the model's figures on them. Raises BundleError
+    where the path is taken, and EngineError where the exported graph disagrees with the model.
+    """
     model = in_unit(fitted.model, settings.rul.max)
-    raw = validation.raw(golden_windows(validation, settings.rul.max))  # (16, T, F)
+    raw = calibration.raw(golden_windows(calibration, settings.rul.max))  # (16, T, F)
     rul, logits = reference_answers(model, fitted.normaliser.apply(raw))
     scale = max(1.0, settings.rul.max / SCALE)
     widths = settings.model
@@ -77,8 +82,8 @@ def export(
                 parameters(model),
             ),
             "tolerance": {"float32": Tolerance(rul=1e-3 * scale, logits=1e-3)},
-            "training": provenance(settings, fitted, training, validation, source),
-            "validation": validation_figures(fitted, validation),
+            "training": provenance(settings, fitted, training, calibration, source),
+            "validation": held_out_figures(calibration, reached),
         },
         "graph": export_onnx(model, settings.window),
         "weights": weights_of(model),
@@ -129,20 +134,20 @@ def input_ranges(table: Table, settings: TrainingSettings) -> list[Input]:
     return [Input(i.name, i.unit, i.description, low[k], high[k]) for k, i in enumerate(settings.inputs)]
 
 
-def validation_figures(fitted: Fitted, validation: Windows) -> dict[str, Any]:
-    """The last epoch's figures. The NASA score, a sum over lives' last windows, means nothing over all windows."""
-    figures = msgspec.structs.asdict(fitted.epochs[-1].validation)
+def held_out_figures(calibration: Windows, reached: Scores) -> dict[str, Any]:
+    """Without the NASA score, which is a sum over lives' last windows and means nothing over all windows."""
+    figures = msgspec.structs.asdict(reached)
     del figures["nasa_score"]
     return {
-        "protocol": "all full windows of held-out assets, labels capped",
-        "assets": validation.table.assets,
-        "windows": len(validation),
+        "protocol": "all full windows of assets kept for calibration and never fitted, labels capped",
+        "assets": calibration.table.assets,
+        "windows": len(calibration),
         **figures,
     }
 
 
 def provenance(
-    settings: TrainingSettings, fitted: Fitted, training: Windows, validation: Windows, source: Source
+    settings: TrainingSettings, fitted: Fitted, training: Windows, calibration: Windows, source: Source
 ) -> dict[str, Any]:
     """All that it takes to train this bundle again."""
     return {
@@ -153,7 +158,7 @@ def provenance(
         "files": training.table.files,
         "configuration": {"sha256": source.config_sha256, "text": source.config_text},
         "assets": len(training.table.assets),
-        "held_out": len(validation.table.assets),
+        "held_out": len(calibration.table.assets),
         "windows": len(training),
         "epochs": [_row(e) for e in fitted.epochs],
         "versions": {
@@ -165,8 +170,5 @@ def provenance(
 
 
 def _row(epoch: Epoch) -> dict[str, Any]:
-    return {
-        "epoch": epoch.epoch,
-        "loss": round(epoch.loss, 4),
-        "validation_rmse": round(epoch.validation.rmse, 4),
-    }
+    judged = {} if epoch.validation is None else {"validation_rmse": round(epoch.validation.rmse, 4)}
+    return {"epoch": epoch.epoch, "loss": round(epoch.loss, 4), **judged}

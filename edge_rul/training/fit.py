@@ -7,6 +7,7 @@ threads on one machine give the same bits.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -29,6 +30,8 @@ from edge_rul.training.windows import Labels, Windows, labels
 
 PROBE = 256  # training windows that the dead-head guard looks at
 EVALUATION_BATCH = 256
+# What an epoch's line tells of the validation windows.
+SHOWN = {"validation rmse": "rmse", "bias": "bias", "accuracy": "accuracy", "macro F1": "macro_f1"}
 
 
 class TrainingError(EdgeRulError):
@@ -38,11 +41,12 @@ class TrainingError(EdgeRulError):
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """epoch: counted from 1. loss: mean over its steps. validation: of the moving average, in the RUL's unit."""
+    """epoch: counted from 1. loss: mean over its steps. validation: of the moving average, in the RUL's unit, where
+    assets are held out for validation."""
 
     epoch: int
     loss: float
-    validation: Scores
+    validation: Scores | None
 
 
 class Fitted(NamedTuple):
@@ -83,26 +87,27 @@ def steps_per_epoch(windows: Windows, recipe: RecipeSettings) -> int:
     return len(windows) // recipe.batch
 
 
-def fit(training: Windows, validation: Windows, settings: TrainingSettings, progress: Progress) -> Fitted:
+def fit(training: Windows, validation: Windows | None, settings: TrainingSettings, progress: Progress) -> Fitted:
     """Train a DualTaskModel on full windows. The normaliser is fitted on all readings of `training`'s table.
 
-    The validation windows decide nothing: the model is the average at the end of the last epoch. Raises
-    TrainingError when the RUL head is dead or the loss is not finite, and DataError where there are too few windows.
+    The model is the average at the end of the last epoch. Raises TrainingError when the RUL head is dead or the loss is
+    not finite, and DataError where there are too few windows.
     """
     recipe = settings.recipe
     steps = steps_per_epoch(training, recipe)
-    if steps * recipe.epochs < 2 or not len(validation):
+    if steps * recipe.epochs < 2 or (validation is not None and not len(validation)):
         raise DataError(
             "train",
-            f"{len(training)} windows to learn from, {len(validation)} held out",
-            f"expected two batches of {recipe.batch} and something to hold out",
+            f"{len(training)} windows to learn from, {'none' if validation is None else len(validation)} to validate",
+            f"expected two batches of {recipe.batch}, and windows of the assets that are held out",
             hint="more or longer lives are needed, or a smaller recipe.batch or window",
         )
     torch.manual_seed(settings.seed)
     torch.use_deterministic_algorithms(True)
     random = torch.Generator().manual_seed(settings.seed)  # of order and augmentation; dropout has torch's own
     normaliser = ZScore.fit(training.table.inputs)
-    learn, judge = (prepare(w, settings, normaliser) for w in (training, validation))
+    learn = prepare(training, settings, normaliser)
+    judge = None if validation is None else prepare(validation, settings, normaliser)
 
     widths = settings.model
     model = DualTaskModel(
@@ -148,18 +153,10 @@ def fit(training: Windows, validation: Windows, settings: TrainingSettings, prog
             progress.step(epoch, step, figures["loss"])
         guard_dead_head(model, probe, f"after epoch {epoch}")
         guard_dead_head(average.model, probe, f"after epoch {epoch}, moving average")
-        reached = score(average.model, judge)
+        reached = None if judge is None else score(average.model, judge)
         done.append(Epoch(epoch, total / steps, reached))
-        progress.epoch(
-            epoch,
-            {
-                "loss": total / steps,
-                "validation rmse": reached.rmse,
-                "bias": reached.bias,
-                "accuracy": reached.accuracy,
-                "macro F1": reached.macro_f1,
-            },
-        )
+        shown = {} if reached is None else dict(zip(SHOWN, operator.attrgetter(*SHOWN.values())(reached), strict=True))
+        progress.epoch(epoch, {"loss": total / steps, **shown})
     return Fitted(average.model, normaliser, done)
 
 

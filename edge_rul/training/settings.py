@@ -31,10 +31,10 @@ class InputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str = ""
 
 
-class ValidationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """share: of the assets, held out from training and from the normaliser, by `seed`."""
+class HeldOutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """share: of the assets, whole ones, drawn by `seed` and never fitted, not by the normaliser either."""
 
-    share: Share = 0.15
+    share: Share = 0.2
     seed: int = 0
 
 
@@ -90,7 +90,12 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file. window, stride: in readings. rul.max caps the labels; classes are told by RUL thresholds."""
+    """The whole file. window, stride: in readings. rul.max caps the labels; classes are told by RUL thresholds.
+
+    calibration: assets that decide nothing about the network: its intervals and its held-out figures come from them
+    validation:  out of the others, for choosing: early stopping, a schedule that watches a plateau, a search. A final
+                 run leaves it out and learns from them too
+    """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9_]+$")]
     description: str
@@ -102,7 +107,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss: LossSettings
     recipe: RecipeSettings
     stride: Count = 1
-    validation: ValidationSettings = ValidationSettings()
+    calibration: HeldOutSettings = HeldOutSettings()
+    validation: HeldOutSettings | None = None
     model: ModelSettings = ModelSettings()
     seed: int = 0
 

@@ -68,7 +68,7 @@ class Table(msgspec.Struct, frozen=True):
 
 
 def split(table: Table, share: float, seed: int) -> tuple[Table, Table]:
-    """(fit, held out): `share` of the assets, at least one, drawn by `seed`, is held out.
+    """(the others, held out): `share` of the assets, at least one, drawn by `seed`, is held out.
 
     Whole assets move, never windows: two windows of one life overlap in all cycles but a few, so a split of windows
     would measure how well the network remembers. Raises DataError when no asset would be left to learn from.

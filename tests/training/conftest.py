@@ -20,7 +20,7 @@ inputs: [{name: T24, unit: °R}, {name: T30, unit: °R}, {name: Ps30, unit: psia
 window: 10
 rul: {unit: cycles, max: 40}
 classes: [{name: healthy, above: 25}, {name: degrading, above: 10}, {name: critical}]
-validation: {share: 0.25, seed: 3}
+calibration: {share: 0.25, seed: 3}
 model: {lstm_hidden: 8, num_heads: 2, shared_dim: 8}
 loss: {name: fixed, class_weight: 1.0, sample_weights: amnl}
 recipe:

@@ -31,6 +31,18 @@ def trained(config: Path, engines: Path, tmp_path: Path) -> bundles.Bundle:
     return bundles.load(tmp_path / "bundle")
 
 
+def train(config: Path, engines: Path, out: Path) -> Path:
+    assert train_command(config, engines, out) == 0
+    return out
+
+
+def rewrite(path: Path, units: set[str]) -> None:
+    """Change every sensor reading of these engines."""
+    rows = [line.split() for line in path.read_text().splitlines()]
+    changed = [[*r[:5], *(f"{float(v) * 3 + 7:.4f}" for v in r[5:])] if r[0] in units else r for r in rows]
+    path.write_text("\n".join(" ".join(r) for r in changed))
+
+
 def test_a_run_makes_a_bundle_whose_graph_answers_as_torch_does(
     trained: bundles.Bundle, config: Path, engines: Path
 ) -> None:
@@ -45,13 +57,13 @@ def test_a_run_makes_a_bundle_whose_graph_answers_as_torch_does(
 
     chosen = load_settings(config)
     table = dataset.load(chosen.dataset, engines, "train", [i.name for i in chosen.inputs])
-    training, validation = split(table, chosen.validation.share, chosen.validation.seed)
+    training, kept = split(table, chosen.calibration.share, chosen.calibration.seed)
     assert manifest.normaliser == ZScore.fit(training.inputs)
     assert [(i.low, i.high) for i in manifest.inputs] == list(
         zip(training.inputs.min(axis=0).tolist(), training.inputs.max(axis=0).tolist(), strict=True)
     )
-    # Golden windows are validation windows, an end of life among them.
-    held_out = full_windows(validation, chosen.window).raw()
+    # Golden windows are of assets that were never fitted, an end of life among them.
+    held_out = full_windows(kept, chosen.window).raw()
     for window in trained.golden.windows:
         assert (window == held_out).all(axis=(1, 2)).any()
 
@@ -61,7 +73,7 @@ def test_a_run_makes_a_bundle_whose_graph_answers_as_torch_does(
         "train_FD001.txt": hashlib.sha256((engines / "train_FD001.txt").read_bytes()).hexdigest(),
     }
     assert (made["assets"], made["held_out"], len(made["epochs"])) == (6, 2, 2)
-    assert manifest.validation["assets"] == validation.assets
+    assert manifest.validation["assets"] == kept.assets
     assert {"rmse", "accuracy", "macro_f1", "windows"} <= set(manifest.validation)
     # Nothing of this machine.
     assert str(config.parent) not in (trained.path / bundles.MANIFEST).read_text()
@@ -92,15 +104,12 @@ def test_evaluation_is_the_standard_protocol_on_what_ships(
     assert "1 of them shorter than the window and padded" in text
 
 
-def test_validation_and_test_engines_teach_nothing(
+def test_calibration_and_test_engines_teach_nothing(
     trained: bundles.Bundle, config: Path, engines: Path, tmp_path: Path
 ) -> None:
     """With their rows changed, the normaliser, the weights and the graph come out the same to the last byte."""
     held_out = set(trained.manifest.validation["assets"])
-    path = engines / "train_FD001.txt"
-    rows = [line.split() for line in path.read_text().splitlines()]
-    changed = [[*r[:5], *(f"{float(v) * 3 + 7:.4f}" for v in r[5:])] if r[0] in held_out else r for r in rows]
-    path.write_text("\n".join(" ".join(r) for r in changed))
+    rewrite(engines / "train_FD001.txt", held_out)
     for name in ("test_FD001.txt", "RUL_FD001.txt"):
         (engines / name).write_text("not to be read\n")
     train_command(config, engines, tmp_path / "again")
@@ -112,6 +121,28 @@ def test_validation_and_test_engines_teach_nothing(
         assert again.files[name] == first.files[name]
     assert again.files[bundles.GOLDEN] != first.files[bundles.GOLDEN]
     assert again.validation["rmse"] != first.validation["rmse"]
+
+
+def test_validation_engines_are_drawn_from_the_others_and_teach_nothing(
+    config: Path, engines: Path, tmp_path: Path
+) -> None:
+    """They are judged after each epoch; the calibration engines are the same as without them."""
+    plain = bundles.load(train(config, engines, tmp_path / "plain")).manifest
+    config.write_text(config.read_text() + "validation: {share: 0.2, seed: 1}\n")
+    first = bundles.load(train(config, engines, tmp_path / "first")).manifest
+    assert first.validation["assets"] == plain.validation["assets"]
+    assert (plain.training["assets"], first.training["assets"]) == (6, 5)
+    assert ["validation_rmse" in e for e in (*plain.training["epochs"], *first.training["epochs"])] == [
+        *[False] * 2,
+        *[True] * 2,
+    ]
+    rest = split(dataset.load(load_settings(config).dataset, engines, "train", ["T24"]), 0.25, 3)[0]
+    judged = split(rest, 0.2, 1)[1].assets
+    rewrite(engines / "train_FD001.txt", set(judged))
+    again = bundles.load(train(config, engines, tmp_path / "again")).manifest
+    assert again.files == first.files
+    assert again.validation == first.validation
+    assert again.training["epochs"] != first.training["epochs"]
 
 
 def test_another_unit_is_trained_on_the_common_scale_and_folded_back(

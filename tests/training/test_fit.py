@@ -31,7 +31,7 @@ class Data(NamedTuple):
 @pytest.fixture
 def data(engines: Path, settings: TrainingSettings) -> Data:
     table = dataset.load(settings.dataset, engines, "train", [i.name for i in settings.inputs])
-    parts = split(table, settings.validation.share, settings.validation.seed)
+    parts = split(table, settings.calibration.share, settings.calibration.seed)
     return Data(*(full_windows(part, settings.window) for part in parts))
 
 
@@ -49,6 +49,7 @@ def test_training_learns_and_starts_from_the_labels_mean(data: Data, settings: T
     done = fit(data.training, data.validation, msgspec.structs.replace(settings, recipe=recipe), Silent())
     assert len(done.epochs) == 6
     labels = np.minimum(data.validation.table.rul[data.validation.last], settings.rul.max)
+    assert done.epochs[-1].validation is not None
     assert done.epochs[-1].validation.rmse < 0.8 * labels.std()
     # An input that is constant in training normalises to 0.
     assert done.normaliser.std[3] == 0
