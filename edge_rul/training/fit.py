@@ -22,7 +22,7 @@ from edge_rul.errors import EXIT_INTERNAL, DataError, EdgeRulError
 from edge_rul.model.dual_task_model import DualTaskModel
 from edge_rul.training.augment import augment
 from edge_rul.training.ema import MovingAverage
-from edge_rul.training.losses.tasks import SCALE, Loss, Targets
+from edge_rul.training.losses.tasks import SCALE, Loss, Parameters, Targets
 from edge_rul.training.metrics import Scores, scores
 from edge_rul.training.progress import Progress
 from edge_rul.training.settings import RecipeSettings, TrainingSettings
@@ -184,12 +184,18 @@ def _step(
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         rul, logits = model.forward_last(x)  # (B,), (B, C)
     rul_error, class_error = loss.errors(rul.float(), logits.float(), targets)  # (), ()
-    heads = {id(p) for head in (model.rul_head, model.health_head) for p in head.parameters()}
-    figures = loss.backward(rul_error, class_error, [p for p in model.parameters() if id(p) not in heads])
+    figures = loss.backward(rul_error, class_error, by_task(model))
     if recipe.optimiser.clip:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.optimiser.clip)
     optimiser.step()
     return figures
+
+
+def by_task(model: DualTaskModel) -> Parameters:
+    """The model's parameters by the tasks that train them."""
+    rul, health = list(model.rul_head.parameters()), list(model.health_head.parameters())
+    heads = {id(p) for p in (*rul, *health)}
+    return Parameters([p for p in model.parameters() if id(p) not in heads], rul, health)
 
 
 @torch.no_grad()

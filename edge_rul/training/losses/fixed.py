@@ -5,13 +5,12 @@ Owns the baseline that the reference starts from (class_weight 0.1 there). Knows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-from torch import Tensor, nn
+from torch import Tensor
 
-from edge_rul.training.losses.tasks import Loss, SampleWeights, Targets, class_error, rul_error
+from edge_rul.training.losses.tasks import Loss, SampleWeights
 
 
 class FixedSettings(msgspec.Struct, frozen=True, tag="fixed", tag_field="name", forbid_unknown_fields=True):
@@ -28,13 +27,8 @@ class Fixed(Loss):
     """loss = mean(w * (rul - y)^2) + class_weight * cross-entropy."""
 
     def __init__(self, settings: FixedSettings) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings.sample_weights)
+        self.class_weight = settings.class_weight
 
-    def errors(self, rul: Tensor, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        return rul_error(rul, targets, self.settings.sample_weights), class_error(logits, targets)
-
-    def backward(self, rul_error: Tensor, class_error: Tensor, shared: Sequence[nn.Parameter]) -> dict[str, float]:
-        loss = rul_error + self.settings.class_weight * class_error  # ()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return {"loss": loss.item(), "rul_error": rul_error.item(), "class_error": class_error.item()}
+    def combine(self, errors: Tensor, norms: Tensor | None) -> Tensor:
+        return errors[0] + self.class_weight * errors[1]
