@@ -166,13 +166,14 @@ class LogSettings(_Settings, frozen=True):
 
 
 class HttpSettings(_Settings, frozen=True):
-    """GET /metrics, /healthz and /readyz. Beyond loopback it wants a token or TLS."""
+    """The status page, GET /metrics, /healthz and /readyz. Beyond loopback it wants a token or TLS."""
 
     host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
     port: Port = 9108
     token_file: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    asset_series: bool = False  # metrics of each asset, too
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

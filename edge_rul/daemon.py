@@ -23,6 +23,7 @@ from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.config import load_settings
 from edge_rul.core.outgoing import Outgoing
 from edge_rul.errors import EXIT_OK
+from edge_rul.starts import Starts
 from edge_rul.wiring import (
     Subscriptions,
     build_outgoing,
@@ -31,13 +32,14 @@ from edge_rul.wiring import (
     check_bundle,
     filters,
     open_engine_and_bundle,
-    open_metrics,
+    open_history,
+    open_http,
     state_directory,
 )
 from edge_rul.worker import Worker
 
 if TYPE_CHECKING:
-    from edge_rul.adapters.http import MetricsServer
+    from edge_rul.adapters.http.server import HttpServer
 
 _PUBLISHED_EVERY = 5.0  # seconds between two messages of statistics
 _LOGGED_EVERY = 60.0
@@ -101,7 +103,20 @@ def run(path: Path) -> int:
             "precision": engine.precision,
             "journal": journal.id,
         }
-        server = open_metrics(settings, source, info, ready=health.ready, alive=health.alive)
+        starts = Starts(state)
+        history = open_history(settings, state, log)
+        server = open_http(
+            settings,
+            source,
+            bundle,
+            engine,
+            history,
+            info=info,
+            starts=starts.counts,
+            ready=health.ready,
+            alive=health.alive,
+            log=log,
+        )
         worker = Worker(
             pipeline=build_pipeline(settings, bundle, engine, outgoing, journal.id),
             engine=engine,
@@ -112,6 +127,7 @@ def run(path: Path) -> int:
             clock=SystemClock(),
             log=log,
             observer=server.metrics if server else None,
+            onlooker=history,
         )
         assets = worker.restore()
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
@@ -131,6 +147,9 @@ def run(path: Path) -> int:
         finally:
             if server is not None:
                 server.close()
+            if history is not None:
+                history.close()
+        starts.ended()
     return EXIT_OK
 
 
@@ -139,7 +158,7 @@ def _serve(
     transport: MqttTransport,
     outgoing: Outgoing,
     health: Health,
-    server: MetricsServer | None,
+    server: HttpServer | None,
     log: Any,
     status: str,
 ) -> None:

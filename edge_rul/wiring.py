@@ -28,7 +28,8 @@ from edge_rul.engines.choose import open_configured
 from edge_rul.yaml_file import Source
 
 if TYPE_CHECKING:
-    from edge_rul.adapters.http import MetricsServer
+    from edge_rul.adapters.history import History
+    from edge_rul.adapters.http.server import HttpServer
 
 
 def open_engine_and_bundle(settings: Settings, source: Source, say: Callable[[str], None]) -> tuple[Bundle, Engine]:
@@ -158,28 +159,67 @@ def _refuse_open_secret(path: Path, key: str, source: Source) -> None:
         raise source.error(key, problem, f"chmod o= {path}; its owner or group must be the user that runs the daemon")
 
 
-def open_metrics(
-    settings: Settings, source: Source, info: dict[str, str], *, ready: Callable[[], str], alive: Callable[[], str]
-) -> MetricsServer | None:
-    """The metrics and their server, where `http` is configured. Raises ConfigError, EdgeRulError.
+def open_history(settings: Settings, state: Path, log: Any) -> History | None:
+    """What the status page shows, kept in the state directory, where `http` is configured."""
+    if settings.http is None:
+        return None
+    from edge_rul.adapters.history import History  # noqa: PLC0415
+
+    return History(state, max_assets=settings.limits.assets, log=log)
+
+
+def open_http(
+    settings: Settings,
+    source: Source,
+    bundle: Bundle,
+    engine: Engine,
+    history: History | None,
+    *,
+    info: dict[str, str],
+    starts: tuple[int, int],
+    ready: Callable[[], str],
+    alive: Callable[[], str],
+    log: Any,
+) -> HttpServer | None:
+    """Metrics, health and the status page, where `http` is configured. Raises ConfigError, EdgeRulError.
 
     ready, alive: why not, or ""; called on the server's threads.
     """
     http = settings.http
-    if http is None:
+    if http is None or history is None:
         return None
-    from edge_rul.adapters.http import Metrics, MetricsServer  # noqa: PLC0415  a server that is not asked for costs 14 MB
+    # Imported here: a server that is not asked for costs nothing.
+    from edge_rul.adapters.http.metrics import Metrics  # noqa: PLC0415
+    from edge_rul.adapters.http.pages import Catalogue, Pages, ShownInput  # noqa: PLC0415
+    from edge_rul.adapters.http.server import HttpServer  # noqa: PLC0415
 
     token = None
     if http.token_file:
         path = source.file("http.token_file", http.token_file)
         _refuse_open_secret(path, "http.token_file", source)
-        token = path.read_text().strip()
+        if not (token := path.read_text(encoding="utf-8").strip()):
+            raise source.error("http.token_file", f"{path} is empty, expected a token")
     tls = None
     if http.tls_cert and http.tls_key:
         tls = str(source.file("http.tls_cert", http.tls_cert)), str(source.file("http.tls_key", http.tls_key))
-    metrics = Metrics(info)
-    return MetricsServer(metrics, http.host, http.port, ready=ready, alive=alive, token=token, tls=tls)
+        _refuse_open_secret(Path(tls[1]), "http.tls_key", source)
+    manifest = bundle.manifest
+    catalogue = Catalogue(
+        unit=manifest.rul.unit,
+        max_rul=manifest.rul.max,
+        window=manifest.window,
+        classes=tuple(c.name for c in manifest.classes),
+        inputs=tuple(ShownInput(i.name, i.unit, i.description, i.low, i.high) for i in manifest.inputs),
+        limits=tuple((rule.name, rule.below) for rule in settings.alarms if isinstance(rule, RulAlarm)),
+    )
+    memory = getattr(engine, "gpu_memory", None)
+    metrics = Metrics(info, history, starts=starts, gpu_memory=memory, asset_series=http.asset_series)
+    pages = Pages(history, metrics, catalogue, ready=ready)
+    server = HttpServer(
+        metrics, http.host, http.port, ready=ready, alive=alive, pages=pages, token=token, tls=tls, log=log
+    )
+    log.info("http", url=server.url)
+    return server
 
 
 def state_directory(settings: Settings, source: Source) -> Path:

@@ -19,10 +19,12 @@ import msgspec
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import Received
 from edge_rul.config import Settings
+from edge_rul.core.alarm import Change
 from edge_rul.core.batch import Batch
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message, Outgoing, Statistics, iso
-from edge_rul.core.pipeline import AlarmRow, Completed, Pipeline
+from edge_rul.core.payload import Entry
+from edge_rul.core.pipeline import AlarmRow, Answered, Completed, Pipeline
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
 from edge_rul.engines import Engine
@@ -63,6 +65,15 @@ class Observer(Protocol):
     def answered(self, since_receipt: float, since_event: list[float]) -> None: ...
 
 
+class Onlooker(Protocol):
+    """Who is told what came in and was answered, to show it; `History` documents each. Must not keep us waiting."""
+
+    def heard(self, entries: list[Entry]) -> None: ...
+    def answered(self, answers: list[Answered], changes: list[Change]) -> None: ...
+    def alarms(self, asset: Asset, states: list[Change]) -> None: ...
+    def daemon_alarm(self, name: str, active: bool, value: float) -> None: ...
+
+
 class Clock(Protocol):
     """monotonic: seconds, for deadlines. wall: epoch seconds, for stamps."""
 
@@ -85,8 +96,10 @@ class Worker:
         clock: Clock,
         log: Any,
         observer: Observer | None = None,
+        onlooker: Onlooker | None = None,
     ) -> None:
         self._observer = observer
+        self._onlooker = onlooker
         self._pipeline = pipeline
         self._engine = engine
         self._transport = transport
@@ -134,6 +147,8 @@ class Worker:
         for asset, blob in state.alarms:
             try:
                 self._pipeline.alarms.load(asset, blob)
+                if self._onlooker is not None:
+                    self._onlooker.alarms(asset, self._pipeline.alarms.states(asset, 0))
             except (ValueError, msgspec.DecodeError) as e:
                 unreadable.append(f"alarms of {asset}: {e}")
         if unreadable:
@@ -189,6 +204,8 @@ class Worker:
         """
         seq, now = self._journal.watermark, round(self._clock.wall() * 1000)
         self._transport.send([self._outgoing.daemon_alarm(name, active=active, value=value, time=now, seq=seq)])
+        if self._onlooker is not None:
+            self._onlooker.daemon_alarm(name, active, value)
 
     def _take_in(self, now: float) -> bool:
         """Ingest, with a commit each time that the broker waits for one, until the inbox is empty or a bound is met:
@@ -217,6 +234,8 @@ class Worker:
                 self._faults.fault("message_rejected", bad.reason.value, now, topic=bad.object, problem=bad.problem)
             numbered = self._journal.append(decoded.entries, now, fleeting=message.qos == 0)
             self._tail.append(numbered)
+            if self._onlooker is not None and decoded.entries:
+                self._onlooker.heard(decoded.entries)
             if message.qos:
                 self._owed.append((self._journal.last, message))
                 self._owed_qos1 += 1
@@ -238,6 +257,8 @@ class Worker:
         seconds = self._clock.monotonic() - begun
         done = self._pipeline.complete(batch, rul, logits)
         self._publish(done)
+        if self._onlooker is not None:
+            self._onlooker.answered(done.answers, done.changes)
         if self._observer is not None and len(batch.x):
             self._observer.batch(len(batch.x), seconds)
             since_receipt = self.lag_seconds(begun) + self._clock.monotonic() - begun

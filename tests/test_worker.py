@@ -107,6 +107,30 @@ class FakeClock:
         return NOW / 1000 + self.now
 
 
+class Onlooker:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.heard_entries: list[Any] = []
+        self.answers: list[tuple[int, float, bool]] = []
+        self.changes: list[str] = []
+        self.restored: dict[str, list[str]] = {}
+        self.daemon: dict[str, bool] = {}
+
+    def heard(self, entries: list[Any]) -> None:
+        self.heard_entries += entries
+
+    def answered(self, answers: list[Any], changes: list[Any]) -> None:
+        self.answers += [(a.prediction.cycle, a.prediction.rul, a.newest) for a in answers]
+        self.changes += [change.status.state.value for change in changes]
+
+    def alarms(self, asset: Any, states: list[Any]) -> None:
+        self.restored[str(asset)] = [change.status.state.value for change in states]
+
+    def daemon_alarm(self, name: str, active: bool, value: float) -> None:
+        self.daemon[name] = active
+
+
 class Rig:
     """A daemon without a broker. `crash` forgets everything but the state directory."""
 
@@ -121,6 +145,7 @@ class Rig:
         self.start()
 
     def start(self) -> None:
+        self.onlooker = Onlooker()
         self.journal = Journal(self.directory, self.settings.journal)
         self.worker = Worker(
             pipeline=make(),
@@ -131,6 +156,7 @@ class Rig:
             settings=self.settings,
             clock=self.clock,
             log=structlog.get_logger(),
+            onlooker=self.onlooker,
         )
         self.worker.restore()
 
@@ -166,6 +192,22 @@ def test_nothing_is_acknowledged_before_the_commit_and_everything_after_in_order
     rig.clock.now += 0.3
     rig.worker.step()
     assert rig.transport.acknowledged == mids
+
+
+def test_who_looks_on_is_told_what_came_in_what_was_answered_and_how_alarms_stand_after_a_restart(rig: Rig) -> None:
+    for cycle in range(1, 6):
+        rig.transport.put(reading(cycle, p=-30.0))
+    rig.transport.put(b"no json")
+    rig.settle()
+    published = [(p["cycle"], p["rul"]) for p in rig.transport.predictions()]
+    assert [entry.cycle for entry in rig.onlooker.heard_entries] == [1, 2, 3, 4, 5]
+    assert [(cycle, rul) for cycle, rul, _ in rig.onlooker.answers] == published
+    assert rig.onlooker.changes == ["active"]
+    rig.settle(10.0)  # the watermark reaches the disk
+    rig.crash()
+    assert rig.onlooker.restored == {"x": ["active"]}
+    rig.worker.alarm("skipping", active=True)
+    assert rig.onlooker.daemon == {"skipping": True}
 
 
 def test_a_commit_comes_at_once_when_the_broker_waits_for_acknowledgements(tmp_path: Path) -> None:

@@ -77,13 +77,14 @@ class Listener:
         self._client.loop_stop()
 
 
-def write_config(directory: Path, port: int) -> Path:
-    """The shipped configuration, turned to the demo's broker."""
+def write_config(directory: Path, port: int, page: int) -> Path:
+    """The shipped configuration, turned to the demo's broker. page: port of the status page."""
     data = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     data["bundle"] = str((CONFIG.parent / data["bundle"]).resolve())
     data["mqtt"] = {"host": LOOPBACK, "port": port, "version": 5, "client_id": "edge-rul-demo"}
     data["journal"] = {"directory": str(directory / "state"), "min_free": 0}
     data["engine"] = {"name": "onnxruntime", "cache": str(directory / "cache")}
+    data["http"] = {"host": LOOPBACK, "port": page}
     data["log"] = {"level": "info", "format": "console"}
     path = directory / "edge-rul.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
@@ -115,8 +116,8 @@ def run(args: argparse.Namespace, console: Console, stop: threading.Event, child
     def step(text: str) -> None:
         console.print(Text.assemble((f"{time.monotonic() - began:5.1f} s  ", "dim"), text))
 
-    port = free_port()
-    config = write_config(children.logs, port)
+    port, page = free_port(), free_port()
+    config = write_config(children.logs, port, page)
     settings, source = load_settings(config)
     manifest = load(source.file("bundle", settings.bundle)).manifest
     ends = ends_of(args.data, args.assets) if args.data is not None else None
@@ -140,10 +141,10 @@ def run(args: argparse.Namespace, console: Console, stop: threading.Event, child
 
         if not children.wait_for(online, "starting the daemon", stop):
             return
-        step("daemon online")
+        step(f"daemon online; its status page is http://{LOOPBACK}:{page}/")
         fleet = children.start("fleet", fleet_argv(args, port, manifest.window))
         step(f"fleet starting; an engine's first RUL comes with the {manifest.window}th cycle that it sends")
-        footer = f"Ctrl-C stops.  Look in: mosquitto_sub -V 5 -p {port} -v -t 'edge-rul/#'"
+        footer = f"Ctrl-C stops.  Status page: http://{LOOPBACK}:{page}/  MQTT: mosquitto_sub -V 5 -p {port} -v -t '#'"
         show(args, console, stop, children, fleet, board, listener, footer)
     finally:
         listener.close()

@@ -23,7 +23,7 @@ from edge_rul.core.life import Lives
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Message, Outgoing, iso
 from edge_rul.core.payload import Decoded, Decoder, Reading, Reset
-from edge_rul.core.prediction import Model, predict
+from edge_rul.core.prediction import Model, Prediction, predict
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
 from edge_rul.core.window import Rings
@@ -38,8 +38,16 @@ class AlarmRow(msgspec.Struct, frozen=True):
     blob: bytes
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """A prediction as it was published, for who looks on. newest: it is of its asset's newest cycle."""
+
+    asset: Asset
+    prediction: Prediction
+    newest: bool
+
+
 class Completed(msgspec.Struct):
-    """What a batch's answers lead to, in order of seq.
+    """What a batch's answers lead to, in order of seq. answers, changes: what the messages say, for who looks on.
 
     unsettled: seq of the first step whose answer hangs on the order in which readings came: a window with a gap or a
     held value, a revision, a new life. Until its entry is durable a crash may bring its readings back in another order
@@ -49,6 +57,8 @@ class Completed(msgspec.Struct):
     messages: list[Message]
     alarms: list[AlarmRow]
     unsettled: int | None = None
+    answers: list[Answered] = []
+    changes: list[Change] = []
 
 
 class Pipeline:
@@ -214,6 +224,7 @@ class Pipeline:
             return
         self.counts["predictions"] += 1
         self.counts["revisions"] += due.revision > 0
+        done.answers.append(Answered(due.asset, prediction, due.newest))
         newest = due.newest and self._retained(due)
         done.messages.append(self._outgoing.prediction(due.asset, prediction, newest=newest, seq=due.seq))
         if due.alarm:
@@ -223,6 +234,7 @@ class Pipeline:
 
     def _changed(self, done: Completed, step: Due | NewLife, changes: list[Change]) -> None:
         if changes:
+            done.changes += changes
             messages = self._messages(changes, step.seq)
             if not self._retained(step):
                 messages = [msgspec.structs.replace(message, retain=False) for message in messages]

@@ -98,6 +98,13 @@ class Cuda:
             f"{driver // 1000}.{driver % 1000 // 10}",
         )
 
+    def memory(self) -> tuple[int, int]:
+        """Bytes in use, by anybody, and bytes in all."""
+        error, free, total = self._cuda.cudaMemGetInfo()
+        if int(error) != 0:
+            self._raise("cudaMemGetInfo", error)
+        return int(total) - int(free), int(total)
+
     def allocate(self, size: int) -> int:
         return int(self._call("cudaMalloc", size))
 

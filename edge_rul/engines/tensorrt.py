@@ -92,6 +92,10 @@ class TensorRtEngine:
             self.close()
             raise
 
+    def gpu_memory(self) -> tuple[int, int]:
+        """Bytes of the GPU's memory in use, by anybody, and in all. Any thread may ask. Raises as `Cuda` does."""
+        return self._cuda.memory()
+
     def _build(self, bundle: Bundle, profile: Profile) -> bytes:
         from edge_rul.engines.compile import build_engine  # noqa: PLC0415
 

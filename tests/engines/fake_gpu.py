@@ -94,6 +94,10 @@ class FakeCuda:
     def cudaDriverGetVersion(self) -> tuple[Any, ...]:
         return OK, self.driver
 
+    def cudaMemGetInfo(self) -> tuple[Any, ...]:
+        used = sum(len(buffer) for buffer in self.memory.values())
+        return OK, 8 * 2**30 - used, 8 * 2**30
+
     def cudaGetLastError(self) -> tuple[Any, ...]:
         return (OK,)
 

@@ -56,6 +56,12 @@ def test_it_gives_everything_back(box: Box) -> None:
         assert box.cuda.leaks == {}
 
 
+def test_it_tells_how_full_the_gpu_is(box: Box) -> None:
+    with box.open() as engine:
+        used, total = engine.gpu_memory()
+        assert 0 < used < total == 8 * 2**30
+
+
 CALLS = [
     *("cudaGetDevice", "cudaGetDeviceProperties", "cudaDriverGetVersion", "cudaStreamCreateWithFlags"),
     *("cudaHostAlloc", "cudaMalloc", "cudaMemcpyAsync", "cudaStreamSynchronize"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import demo
@@ -346,6 +348,28 @@ def processes(port: str, tmp_path: Path) -> list[tuple[int, str]]:
         if port in words or any(str(tmp_path / "edge-rul-demo-") in word for word in words):
             found.append((int(path.parent.name), " ".join(words)))
     return found
+
+
+def test_the_status_page_works_where_the_demo_says(shipped_bundle: Path, tmp_path: Path) -> None:
+    process = start_demo(tmp_path, "--assets", "3", "--rate", "20")
+    assert process.stdout is not None and process.stderr is not None
+    page = ""
+    for line in process.stdout:
+        if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
+            page = found[0]
+            break
+    try:
+
+        def shown() -> bool:
+            with urllib.request.urlopen(page, timeout=10) as answer:
+                text = answer.read().decode()
+            return all(f"A/sim-0{n}" in text for n in (1, 2, 3)) and text.count('<svg class="spark"') == 3
+
+        assert wait_for(shown, 60.0)
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
 
 
 def test_the_demo_end_to_end(shipped_bundle: Path, tmp_path: Path) -> None:

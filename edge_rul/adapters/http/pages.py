@@ -1,0 +1,349 @@
+"""The status page: the fleet by urgency, one asset, the daemon itself. It shows and commands nothing.
+
+    GET /           the fleet; ?q, show, health, sort, desc, page
+    GET /asset      one asset; ?name
+    GET /daemon     the daemon
+    GET /static/..  style sheet and script
+
+Owns the queries and what the templates are given. The part of a page that changes is a template of its own: it is sent
+inside the page, and again by itself to who watches. What came in by MQTT is escaped, by the templates or in `chart`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlencode
+
+import bottle
+import msgspec
+
+from edge_rul.adapters.http import chart
+from edge_rul.adapters.http.metrics import Metrics
+from edge_rul.adapters.http.source import Source
+from edge_rul.core.fleet import TREND_CYCLES, Query, Record, Show, Sort
+from edge_rul.core.outgoing import iso
+
+_HERE = Path(__file__).parent
+_TEMPLATES = str(_HERE / "templates")
+_STATIC = str(_HERE / "static")
+_REFRESH = 5.0  # seconds after which what is said of time is said again
+_DESCENDING = ("health", "quality", "cycle", "seen")  # columns whose first click shows the greatest first
+_HEADINGS: dict[Sort, str] = {
+    "asset": "Asset",
+    "health": "Health",
+    "rul": "RUL",
+    "trend": "Trend",
+    "urgency": "Alarm",
+    "quality": "Quality",
+    "cycle": "Cycle",
+    "seen": "Last seen",
+}
+_SHOWS: dict[Show, str] = {"all": "All", "alarm": "In alarm", "uncertain": "Uncertain", "waiting": "Waiting"}
+_SYMBOLS = "●◆▲"  # of a health class, from the first to the last: told apart without colour
+
+
+class ShownInput(msgspec.Struct, frozen=True):
+    """An input of the bundle. low, high: its training range."""
+
+    name: str
+    unit: str
+    description: str
+    low: float
+    high: float
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """What is the same for all assets. limits: name and RUL of each alarm on RUL. max_rul: the scale of the charts."""
+
+    unit: str
+    max_rul: float
+    window: int
+    classes: tuple[str, ...]
+    inputs: tuple[ShownInput, ...]
+    limits: tuple[tuple[str, float], ...]
+
+
+class Pages:
+    """The pages' routes. ready: why the daemon answers nothing now, or ""."""
+
+    def __init__(
+        self,
+        source: Source,
+        metrics: Metrics,
+        catalogue: Catalogue,
+        *,
+        ready: Callable[[], str],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._source = source
+        self._metrics = metrics
+        self._catalogue = catalogue
+        self._ready = ready
+        self._wall = wall
+        self._templates = {
+            name: bottle.SimpleTemplate(name=f"{name}.tpl", lookup=[_TEMPLATES])
+            for name in ("page", "fleet", "asset", "daemon")
+        }
+
+    def install(self, app: Any) -> None:
+        app.route("/", callback=lambda: self._page("fleet"))
+        app.route("/asset", callback=lambda: self._page("asset"))
+        app.route("/daemon", callback=lambda: self._page("daemon"))
+        app.route("/static/<name>", callback=lambda name: bottle.static_file(name, root=_STATIC))
+
+    def live(self, page: str) -> Callable[[int], tuple[int, str]]:
+        """For the request at hand: waits until the fleet is newer than a version, or until ages need telling again.
+
+        Returns the version and the live part of the page. Raises bottle.HTTPError where there is no such page.
+        """
+        render = self._live_part(page)
+
+        def show(version: int) -> tuple[int, str]:
+            version = self._source.wait(version, _REFRESH)
+            return version, render()[1]
+
+        return show
+
+    def _page(self, name: str) -> str:
+        title, live = self._live_part(name)()
+        bottle.response.set_header("Cache-Control", "no-store")
+        text: str = self._templates["page"].render(
+            title=title,
+            live=live,
+            name=name,
+            source=f"/live/{name}?{bottle.request.query_string}",
+            query=_query() if name == "fleet" else None,
+            classes=self._catalogue.classes,
+        )
+        return text
+
+    def _live_part(self, name: str) -> Callable[[], tuple[str, str]]:
+        """What renders title and text of the page, for the request's query; it may be called after the request."""
+        if name == "fleet":
+            query = _query()
+            return lambda: self._fleet(query)
+        if name == "asset":
+            asset = bottle.request.query.getunicode("name") or ""
+            return lambda: self._asset(asset)
+        if name == "daemon":
+            return self._daemon
+        raise bottle.HTTPError(404, "there is no such page")
+
+    def _fleet(self, query: Query) -> tuple[str, str]:
+        now = self._wall()
+        with self._source.fleet() as fleet:
+            listing = fleet.select(query)
+            rows = [self._row(record, now) for record in listing.records]
+        columns = []
+        for key, heading in _HEADINGS.items():
+            sorted_by = query.sort == key
+            reverse = not query.reverse if sorted_by else key in _DESCENDING
+            direction = ("descending" if query.reverse else "ascending") if sorted_by else None
+            columns.append((key, heading, direction, _link(query, sort=key, reverse=reverse, page=1)))
+        live = self._templates["fleet"].render(
+            rows=rows,
+            columns=columns,
+            shows=[
+                (label, listing.counts[show], show == query.show, _link(query, show=show, page=1))
+                for show, label in _SHOWS.items()
+            ],
+            matches=listing.matches,
+            page=listing.page,
+            pages=listing.pages,
+            first=(listing.page - 1) * query.size + 1,
+            previous=_link(query, page=listing.page - 1) if listing.page > 1 else None,
+            following=_link(query, page=listing.page + 1) if listing.page < listing.pages else None,
+            unit=self._catalogue.unit,
+            trend_cycles=TREND_CYCLES,
+            daemon=self._notes(),
+        )
+        return "Fleet", live
+
+    def _asset(self, name: str) -> tuple[str, str]:
+        now = self._wall()
+        with self._source.fleet() as fleet:
+            record = fleet.find(name)
+            if record is None:
+                raise bottle.HTTPError(404, f"no asset called {name!r} was heard of")
+            row = self._row(record, now)
+            points = record.trace.points()
+            values = record.values
+            alarms = list(record.alarms)
+        inputs = self._catalogue.inputs
+        live = self._templates["asset"].render(
+            row=row,
+            levels=record.asset.levels,
+            alarms=alarms,
+            unit=self._catalogue.unit,
+            window=self._catalogue.window,
+            chart=chart.history(points, self._catalogue.max_rul, self._catalogue.unit, self._catalogue.limits),
+            points=points[:-13:-1],
+            sensors=[_sensor(i, v) for i, v in zip(inputs, values, strict=False)],
+            daemon=self._notes(),
+        )
+        return name, live
+
+    def _daemon(self) -> tuple[str, str]:
+        statistics = self._metrics.statistics
+        facts = [] if statistics is None else _facts(msgspec.structs.asdict(statistics))
+        live = self._templates["daemon"].render(
+            info=sorted(self._metrics.info.items()),
+            facts=facts,
+            dropped=sorted(statistics.dropped.items(), key=lambda item: -item[1]) if statistics else [],
+            starts=self._metrics.starts,
+            lost=self._source.dropped,
+            daemon=self._notes(),
+        )
+        return "Daemon", live
+
+    def _notes(self) -> list[str]:
+        """What is wrong with the daemon itself, in words."""
+        notes = [f"alarm of the daemon: {name}" for name, (on, _) in sorted(self._source.daemon_alarms.items()) if on]
+        return [problem, *notes] if (problem := self._ready()) else notes
+
+    def _row(self, record: Record, now: float) -> dict[str, Any]:
+        """What the templates say of an asset."""
+        row: dict[str, Any] = {
+            "name": record.name,
+            "link": f"/asset?{urlencode({'name': record.name})}",
+            "cycle": record.cycle,
+            "seen": _ago(now - record.seen) if record.seen else "before the start",
+            "seen_at": iso(round(record.seen * 1000)) if record.seen else "",
+            "event_at": iso(record.time),
+            "alarm": record.top,
+            "more": max(0, sum(a.state.value in ("active", "clearing") for a in record.alarms) - 1),
+            "rising": [a.name for a in record.alarms if a.state.value == "raising"] if record.top is None else [],
+            "answer": record.answer,
+        }
+        answer = record.answer
+        if answer is None:
+            return row
+        newest = record.trace.tail(chart.SPARK_POINTS)
+        names = self._catalogue.classes
+        place = names.index(answer.health.name) if answer.health.name in names else 0
+        level = 0 if place == 0 else 2 if place == len(names) - 1 else 1
+        row |= {
+            "rul": _number(answer.rul),
+            "interval": None if answer.low is None else f"{_number(answer.low)} to {_number(answer.high or 0.0)}",
+            "health": answer.health.name,
+            "symbol": _SYMBOLS[level],
+            "level": level,
+            "probability": f"{100 * answer.health.probabilities[answer.health.name]:.0f} %",
+            "probabilities": [(n, f"{100 * p:.0f} %", p) for n, p in answer.health.probabilities.items()],
+            "trend": _trend(record.trend),
+            "spark": chart.sparkline([p for p in newest if p.life == newest[-1].life], self._catalogue.max_rul),
+            "quality": _quality(answer.quality),
+            "uncertain": answer.quality.state == "uncertain",
+            "behind": answer.cycle != record.cycle,
+        }
+        return row
+
+
+def _query() -> Query:
+    """Of the request. What cannot be understood is as if it were not there."""
+    asked = bottle.request.query
+    show, sort = asked.get("show", "all"), asked.get("sort", "urgency")
+    return Query(
+        text=(asked.getunicode("q") or "").strip()[:200],
+        show=show if show in get_args(Show) else "all",
+        health=(asked.getunicode("health") or "")[:200],
+        sort=sort if sort in get_args(Sort) else "urgency",
+        reverse=asked.get("desc", "") == "1",
+        page=_whole(asked.get("page", ""), 1, 10**6),
+        size=_whole(asked.get("size", ""), 50, 200),
+    )
+
+
+def _whole(text: str, default: int, most: int) -> int:
+    return min(most, max(1, int(text))) if text.isascii() and text.isdigit() and len(text) < 10 else default
+
+
+def _link(query: Query, **changes: Any) -> str:
+    query = msgspec.structs.replace(query, **changes)
+    fields = {
+        "q": query.text,
+        "show": query.show if query.show != "all" else "",
+        "health": query.health,
+        "sort": query.sort if query.sort != "urgency" else "",
+        "desc": "1" if query.reverse else "",
+        "page": query.page if query.page > 1 else "",
+        "size": query.size if query.size != Query().size else "",
+    }
+    return "/?" + urlencode({key: value for key, value in fields.items() if value})
+
+
+def _number(value: float) -> str:
+    """Three digits are what a person reads."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def _ago(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    if seconds < 10:
+        return "now"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds // 5 * 5:.0f} s ago"
+
+
+def _trend(change: float | None) -> tuple[str, str]:
+    """A sign, and the change in words."""
+    if change is None:
+        return "", ""
+    if abs(change) < 0.5:
+        return "→", "steady"
+    return ("▼" if change < 0 else "▲"), f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _quality(quality: Any) -> str:
+    said = [
+        f"{quality.held} held" if quality.held else "",
+        f"{quality.missing_cycles} missing" if quality.missing_cycles else "",
+        f"beyond training: {', '.join(quality.outside)}" if quality.outside else "",
+    ]
+    return "; ".join(text for text in said if text) or quality.state
+
+
+def _sensor(shown: ShownInput, value: float) -> dict[str, Any]:
+    missing = math.isnan(value)
+    place = "missing" if missing else "below" if value < shown.low else "above" if value > shown.high else "within"
+    width = (shown.high - shown.low) or abs(shown.high) or 1.0
+    scale = (shown.low - width / 4, shown.high + width / 4)
+    return {
+        "name": shown.name,
+        "description": shown.description,
+        "unit": shown.unit,
+        "value": "missing" if missing else f"{value:.6g}",
+        "range": f"{shown.low:.6g} to {shown.high:.6g}",
+        "place": place,
+        "bar": "" if missing else chart.bar(shown.low, shown.high, value, scale),
+    }
+
+
+def _facts(values: dict[str, Any]) -> list[tuple[str, str]]:
+    def size(count: float) -> str:
+        for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+            if abs(count) >= 1000**power:
+                return f"{count / 1000**power:.1f} {unit}"
+        return f"{count:.0f} B"
+
+    return [
+        ("Broker", "connected" if values["connected"] else "not connected"),
+        ("Running for", _ago(values["uptime"]).removesuffix(" ago")),
+        ("Assets", f"{values['assets']:,}"),
+        ("Readings", f"{values['readings']:,}"),
+        ("Predictions", f"{values['predictions']:,}, of them {values['revisions']:,} revisions"),
+        ("Late readings", f"{values['late']:,}"),
+        ("Cycles that never came", f"{values['gaps']:,}"),
+        ("Windows skipped", f"{values['skipped']:,}"),
+        ("Waiting for the engine", f"{values['lag_entries']:,} entries, the oldest for {values['lag_seconds']:.1f} s"),
+        ("Oldest unanswered", f"{values['oldest_unanswered']:.1f} s"),
+        ("Waiting for the broker", f"{values['unpublished']:,} messages; {values['publish_refused']:,} were refused"),
+        ("Journal", f"{size(values['journal_bytes'])}, {size(values['journal_rate'])} an hour"),
+        ("Disk free", size(values["disk_free"])),
+    ]

@@ -1,0 +1,3 @@
+% for note in daemon:
+<p class="note" role="alert">▲ {{note}}</p>
+% end

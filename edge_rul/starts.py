@@ -1,0 +1,46 @@
+"""How often the daemon has started on its state directory, and how often it had not ended in order before.
+
+Owns one small file. A file that cannot be read or written costs the count and nothing else. Call it only while the
+directory is locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+
+class _Kept(msgspec.Struct):
+    starts: int = 0
+    unclean: int = 0
+    running: bool = False
+
+
+class Starts:
+    """The counts, this start among them. `ended` is the last thing of an orderly end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "starts.json"
+        try:
+            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+        except (OSError, msgspec.DecodeError):
+            kept = _Kept()
+        self._kept = _Kept(kept.starts + 1, kept.unclean + kept.running, True)
+        self._write()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Starts in all, and those that followed on no orderly end."""
+        return self._kept.starts, self._kept.unclean
+
+    def ended(self) -> None:
+        self._kept.running = False
+        self._write()
+
+    def _write(self) -> None:
+        draft = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            draft.write_bytes(msgspec.json.encode(self._kept))
+            draft.replace(self._path)

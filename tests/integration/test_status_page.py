@@ -1,0 +1,106 @@
+"""The status page and the metrics of a real daemon: readings in, the page, a kill, the page again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from conftest import Broker, free_port, wait_for_port
+from integration.test_bad_input import Peer
+from prometheus_client.parser import text_string_to_metric_families
+
+from edge_rul.bundle import Bundle
+
+CONFIG = """
+bundle: {bundle}
+mqtt: {{host: 127.0.0.1, port: {port}}}
+topics: {{readings: ["plant/{{asset}}/cycle"]}}
+alarms: [{{name: low, watch: rul, below: 100, priority: urgent}}]
+engine: onnxruntime
+http: {{port: {http}, asset_series: true}}
+log: {{format: json}}
+"""
+
+
+class Daemon:
+    def __init__(self, directory: Path, bundle: Bundle, broker: Broker) -> None:
+        self.port = free_port()
+        self.config = directory / "edge-rul.yaml"
+        self.config.write_text(CONFIG.format(bundle=bundle.path, port=broker.port, http=self.port))
+        self.log = directory / "daemon.log"
+        self.environment = {**os.environ, "STATE_DIRECTORY": str(directory / "state")}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "edge_rul.cli", "run", "--config", str(self.config)]
+        with self.log.open("ab") as err:
+            process = subprocess.Popen(command, stderr=err, env=self.environment)
+        wait_for_port(self.port, process, self.log)
+        return process
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+            text: str = answer.read().decode()
+        return text
+
+    def metrics(self) -> dict[str, float]:
+        families = text_string_to_metric_families(self.get("/metrics"))
+        return {s.name + "".join(sorted(s.labels.values())): s.value for f in families for s in f.samples}
+
+    def wait(self, peer: Peer, what: str, path: str) -> None:
+        """Until the page says so; the daemon's statistics every few seconds are what turns the waiting."""
+        for _ in range(300):
+            if what in self.get(path):
+                return
+            with peer.changed:
+                peer.changed.wait(0.2)
+        raise AssertionError(f"{path} never said {what!r}: {self.get(path)}")
+
+
+def test_the_page_tells_what_the_daemon_does_and_a_kill_costs_none_of_it(
+    tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path
+) -> None:
+    daemon = Daemon(tmp_path, tiny_bundle, mosquitto)
+    peer = Peer(mosquitto.port)
+    process = daemon.start()
+    try:
+        peer.wait("online", lambda: peer.online)
+        for cycle in range(1, 31):
+            peer.send("pump", cycle)
+        peer.send("fan", 1)
+        peer.wait("the last prediction", lambda: 30 in peer.predictions.get("pump", []))
+        daemon.wait(peer, 'id="asset-pump"', "/?show=alarm")
+        daemon.wait(peer, 'id="asset-fan"', "/?show=waiting")
+        assert '<svg class="chart"' in daemon.get("/asset?name=pump")
+        assert daemon.get("/readyz") == "ok\n"
+        daemon.wait(peer, "edge_rul_readings_total 31.0", "/metrics")
+        found = daemon.metrics()
+        assert found["edge_rul_assets_in_alarmurgent"] == 1 and found["edge_rul_starts_total"] == 1
+        assert found["edge_rul_asset_rulpump"] > 0 and "edge_rul_asset_rulfan" not in found
+        assert found["process_resident_memory_bytes"] < 150 * 2**20
+
+        # Written every five seconds at this size; a kill before that may cost the last of it.
+        daemon.wait(peer, "edge_rul_history_unwritten_assets 0.0", "/metrics")
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+
+        process = daemon.start()
+        page = daemon.get("/asset?name=pump")
+        assert '<svg class="chart"' in page and "cycle <b>30</b>" in page
+        daemon.wait(peer, 'id="asset-pump"', "/?show=alarm")
+        assert daemon.metrics()["edge_rul_unclean_starts_total"] == 1
+
+        peer.wait("online", lambda: peer.online)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        process = daemon.start()
+        found = daemon.metrics()
+        assert (found["edge_rul_starts_total"], found["edge_rul_unclean_starts_total"]) == (3, 1)
+    finally:
+        process.kill()
+        process.wait(10)
+        peer.client.loop_stop()

@@ -1,0 +1,64 @@
+"""How long the status page takes with a large fleet: p50 and p95 of each of its forms, beside the limit.
+
+    python tools/bench_page.py [--assets 10000] [--requests 100]
+
+Server and caller share one process and one interpreter lock, as the daemon's page and worker do. Ends with 1 where a
+p95 is above the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+from page_fleet import serving
+
+from edge_rul.errors import EXIT_FOUND, EXIT_OK
+
+LIMIT_MS = 200.0
+FORMS = {
+    "by urgency": "/",
+    "last page": "/?page=1000000",
+    "sorted by trend": "/?sort=trend",
+    "sorted by health, descending": "/?sort=health&desc=1",
+    "filtered by name": "/?q=engine-77&sort=seen",
+    "in alarm only": "/?show=alarm",
+    "one asset": "/asset?name=B%2Fengine-001",
+    "the daemon": "/daemon",
+    "/metrics": "/metrics",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--assets", type=int, default=10_000, metavar="N", help="size of the fleet (10000)")
+    parser.add_argument("--requests", type=int, default=100, metavar="N", help="requests of each form (100)")
+    args = parser.parse_args(argv)
+    worst = 0.0
+    with serving(args.assets, cycles=60) as (server, _):
+        caller = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        print(f"{args.assets} assets, {args.requests} requests each; limit of p95 {LIMIT_MS:.0f} ms")
+        print(f"{'form':<30} {'p50, ms':>9} {'p95, ms':>9} {'bytes':>9}")
+        for name, path in FORMS.items():
+            times = []
+            for _ in range(args.requests):
+                began = time.perf_counter()
+                caller.request("GET", path)
+                answer = caller.getresponse()
+                body = answer.read()
+                times.append(1000 * (time.perf_counter() - began))
+                if answer.status != 200:
+                    raise SystemExit(f"{path}: {answer.status} {body[:200]!r}")
+            p95 = statistics.quantiles(times, n=20)[-1]
+            worst = max(worst, p95)
+            print(f"{name:<30} {statistics.median(times):>9.1f} {p95:>9.1f} {len(body):>9}")
+    print(f"worst p95: {worst:.1f} ms, {'within' if worst <= LIMIT_MS else 'ABOVE'} the limit")
+    return EXIT_OK if worst <= LIMIT_MS else EXIT_FOUND
+
+
+if __name__ == "__main__":
+    sys.exit(main())
