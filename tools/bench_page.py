@@ -1,4 +1,5 @@
-"""How long the status page takes with a large fleet: p50 and p95 of each of its forms, beside the limit.
+"""How long the status page takes with a large fleet: p50 and p95 of each of its forms, beside the limit; and what the
+hand-over to it costs the worker.
 
     python tools/bench_page.py [--assets 10000] [--requests 100]
 
@@ -12,11 +13,19 @@ import argparse
 import http.client
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from page_fleet import serving
+import numpy as np
+import structlog
+from page_fleet import prediction, serving
 
+from edge_rul.adapters.history import History
+from edge_rul.core.payload import Entry, Reading
+from edge_rul.core.pipeline import Answered
+from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_FOUND, EXIT_OK
 
 LIMIT_MS = 200.0
@@ -33,11 +42,39 @@ FORMS = {
 }
 
 
+def hand_over(readings: int = 20_000, at_once: int = 32) -> tuple[float, float]:
+    """Microseconds a reading and its prediction: of the worker, which hands over, and of the thread that takes."""
+    assets = [Asset(f"engine-{n:03d}", (("line", "A"),)) for n in range(100)]
+    values = np.zeros(14, np.float32)
+    batches = []
+    for start in range(0, readings, at_once):
+        some = [(assets[n % 100], n // 100) for n in range(start, start + at_once)]
+        entries: list[Entry] = [Reading(asset, cycle, None, values) for asset, cycle in some]
+        batches.append((entries, [Answered(a, prediction(a, 0, cycle, 50.0), True) for a, cycle in some]))
+    with tempfile.TemporaryDirectory() as directory:
+        history = History(Path(directory), max_assets=1000, log=structlog.get_logger())
+        given = taken = 0.0
+        for entries, answers in batches:
+            began = time.perf_counter()
+            for entry in entries:
+                history.heard([entry])  # as they come: one reading a message
+            history.answered(answers, [])
+            middle = time.perf_counter()
+            history.take()
+            given, taken = given + middle - began, taken + time.perf_counter() - middle
+        history.close()
+    return 1e6 * given / readings, 1e6 * taken / readings
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--assets", type=int, default=10_000, metavar="N", help="size of the fleet (10000)")
     parser.add_argument("--requests", type=int, default=100, metavar="N", help="requests of each form (100)")
     args = parser.parse_args(argv)
+    given, taken = hand_over()
+    print(
+        f"hand-over of a reading and its prediction: {given:.1f} us of the worker, {taken:.1f} us of the page's thread"
+    )
     worst = 0.0
     with serving(args.assets, cycles=60) as (server, _):
         caller = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)

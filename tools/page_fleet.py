@@ -138,7 +138,7 @@ def prediction(asset: Asset, life: int, cycle: int, rul: float, **changes: Any) 
 def make_fleet(assets: int, wall: float, *, cycles: int = 140) -> Fleet:
     """A fleet of made-up assets on three lines, as it stands at `wall`."""
     rng = np.random.default_rng(7)
-    fleet = Fleet(assets)
+    fleet = Fleet(assets + 10)  # with room for who comes later
     low = np.array([i.low for i in INPUTS])
     width = np.array([i.high - i.low for i in INPUTS])
     for n in range(assets):

@@ -7,12 +7,18 @@ const pause = document.getElementById("pause");
 let source = null;
 let paused = false;
 let said = "";
+let pressed = false;
+let waiting = null; // what came while a button of the mouse or a finger was down
 
 function say(text) {
   if (text !== said) state.textContent = said = text; // told once to who listens to the page
 }
 
 function put(html) {
+  if (pressed) {
+    waiting = html; // what is being clicked must not be replaced under the pointer
+    return;
+  }
   const selection = document.getSelection();
   if (selection && selection.type === "Range" && live.contains(selection.anchorNode)) return; // somebody is copying
   const focused = live.contains(document.activeElement) ? document.activeElement.id : "";
@@ -39,6 +45,17 @@ function watch() {
   };
 }
 
+function release() {
+  pressed = false;
+  setTimeout(() => {
+    if (waiting !== null) put(waiting);
+    waiting = null;
+  });
+}
+
+addEventListener("pointerdown", () => (pressed = true));
+addEventListener("pointerup", release);
+addEventListener("pointercancel", release);
 pause.hidden = false;
 pause.addEventListener("click", () => {
   paused = !paused;
