@@ -49,17 +49,14 @@ def size(driver: Chrome, width: int, height: int) -> None:
 
 
 def until(driver: Chrome, condition: Any) -> Any:
-    return WebDriverWait(driver, 30, poll_frequency=0.05).until(condition)
+    """An element that an update has replaced is looked for again."""
+    stale = [StaleElementReferenceException]
+    return WebDriverWait(driver, 30, poll_frequency=0.05, ignored_exceptions=stale).until(condition)
 
 
 def click(driver: Chrome, by: str, value: str) -> None:
-    """What is there at the moment: an update may replace it between the finding and the click."""
-
     def clicked(driver: Chrome) -> bool:
-        try:
-            driver.find_element(by, value).click()
-        except StaleElementReferenceException:
-            return False
+        driver.find_element(by, value).click()
         return True
 
     until(driver, clicked)
@@ -115,8 +112,8 @@ def test_on_a_phone_a_row_is_a_card_and_still_a_row_to_who_listens(page: tuple[C
     driver, _, url = page
     size(driver, 390, 844)
     driver.get(url)
-    row = driver.find_element(By.CSS_SELECTOR, "tbody tr")
-    assert row.value_of_css_property("display") == "grid"
+    display = driver.execute_script("return getComputedStyle(document.querySelector('tbody tr')).display")
+    assert display == "grid"
     tree = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     roles = [node["role"]["value"] for node in tree if not node["ignored"]]
     assert "table" in roles and roles.count("row") >= 50 and "rowheader" in roles
@@ -172,7 +169,7 @@ def test_what_is_open_stays_open(page: tuple[Chrome, MadeUp, str]) -> None:
     click(driver, By.TAG_NAME, "summary")
     change(source, "engine-000", 77.7)
     until(driver, lambda d: "77.7" in d.find_element(By.CSS_SELECTOR, ".big").text)
-    assert driver.find_element(By.CSS_SELECTOR, "details table").is_displayed()
+    assert until(driver, lambda d: d.find_element(By.CSS_SELECTOR, "details table").is_displayed())
 
 
 def test_the_keyboard_reaches_everything(page: tuple[Chrome, MadeUp, str]) -> None:
@@ -207,6 +204,13 @@ def test_a_name_is_never_markup(page: tuple[Chrome, MadeUp, str]) -> None:
     until(driver, lambda d: d.find_element(By.TAG_NAME, "h1").text == f"A/{NASTY}")
     live(driver)
     assert driver.find_elements(By.TAG_NAME, "img") == [] and "taken" not in driver.title.partition(" · ")[2]
+
+
+def test_who_leafs_through_pages_is_never_one_watcher_too_many(page: tuple[Chrome, MadeUp, str]) -> None:
+    driver, _, url = page
+    for n in range(20):
+        driver.get(url + PAGES[n % len(PAGES)])
+        live(driver)
 
 
 def test_a_browser_gives_the_token_as_a_password(chromium: Chrome) -> None:

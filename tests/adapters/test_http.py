@@ -295,7 +295,7 @@ def test_one_asset_with_its_history_and_its_sensors_against_their_training_range
     assert "uncertain" in text and "2 held" in text
     for shown in INPUTS:
         assert shown.name in text
-    hot = text[text.index('<th scope="row">T30') :].partition("</tr>")[0]
+    hot = text[text.index('role="rowheader">T30') :].partition("</tr>")[0]
     assert "above" in hot and "1571 to 1616.9" in hot
 
 
@@ -397,12 +397,21 @@ def test_a_seat_is_free_again_when_the_watcher_has_gone() -> None:
                 for _ in range(WATCHERS):
                     stream = stack.enter_context(site.open("/live/daemon"))
                     assert stream.status == 200 and next_event(stream)
-            for _ in range(200):  # a server notices with the next write that nobody reads
-                site.source.turn()
+            for _ in range(100):  # nothing is sent meanwhile that could fail
                 if site.server._seats._value == WATCHERS:
                     break
                 site.server._stop.wait(0.1)
             assert site.server._seats._value == WATCHERS
+
+
+def test_an_asset_that_is_removed_ends_its_stream() -> None:
+    with serving() as site, site.open("/live/asset?name=A/engine-000") as stream:
+        assert "A/engine-000" in next_event(stream)
+        with site.source.fleet() as fleet:
+            fleet.forget(Asset("engine-000", (("line", "A"),)))
+        site.source.turn()
+        stream.read()  # comes to its end
+        assert site.get("/metrics")[0] == 200
 
 
 def test_closing_ends_the_watching() -> None:

@@ -137,5 +137,7 @@ def _axis(height: int, width: int, top: float, y: Callable[[float], float], unit
         at = y(n * step)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{n * step:g}</text>')
-    parts.append(f'<text class="tick" x="{width - _RIGHT}" y="{_TOP + 2}" text-anchor="end">RUL, {escape(unit)}</text>')
+    parts.append(
+        f'<text class="tick" x="{width - _RIGHT}" y="{_TOP + 16}" text-anchor="end">RUL, {escape(unit)}</text>'
+    )
     return "".join(parts)

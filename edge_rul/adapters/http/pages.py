@@ -30,7 +30,6 @@ from edge_rul.core.outgoing import iso
 _HERE = Path(__file__).parent
 _TEMPLATES = str(_HERE / "templates")
 _STATIC = str(_HERE / "static")
-_REFRESH = 5.0  # seconds after which what is said of time is said again
 _DESCENDING = ("health", "quality", "cycle", "seen")  # columns whose first click shows the greatest first
 _HEADINGS: dict[Sort, str] = {
     "asset": "Asset",
@@ -95,18 +94,15 @@ class Pages:
         app.route("/daemon", callback=lambda: self._page("daemon"))
         app.route("/static/<name>", callback=lambda name: bottle.static_file(name, root=_STATIC))
 
-    def live(self, page: str) -> Callable[[int], tuple[int, str]]:
-        """For the request at hand: waits until the fleet is newer than a version, or until ages need telling again.
-
-        Returns the version and the live part of the page. Raises bottle.HTTPError where there is no such page.
-        """
+    def live(self, page: str) -> Callable[[], str]:
+        """What renders the live part of a page for the request at hand. Raises bottle.HTTPError where there is none."""
         render = self._live_part(page)
+        render()  # an asset that is not there is told now, and not in the stream
+        return lambda: render()[1]
 
-        def show(version: int) -> tuple[int, str]:
-            version = self._source.wait(version, _REFRESH)
-            return version, render()[1]
-
-        return show
+    def wait(self, version: int, timeout: float) -> int:
+        """Until there is something newer to show than `version`, or for `timeout` seconds. Returns the version."""
+        return self._source.wait(version, timeout)
 
     def _page(self, name: str) -> str:
         title, live = self._live_part(name)()
@@ -232,8 +228,10 @@ class Pages:
             "health": answer.health.name,
             "symbol": _SYMBOLS[level],
             "level": level,
-            "probability": f"{100 * answer.health.probabilities[answer.health.name]:.0f} %",
-            "probabilities": [(n, f"{100 * p:.0f} %", p) for n, p in answer.health.probabilities.items()],
+            "probability": f"{100 * answer.health.probabilities[answer.health.name]:.0f}\N{NO-BREAK SPACE}%",
+            "probabilities": [
+                (n, f"{100 * p:.0f}\N{NO-BREAK SPACE}%", p) for n, p in answer.health.probabilities.items()
+            ],
             "trend": _trend(record.trend),
             "spark": chart.sparkline([p for p in newest if p.life == newest[-1].life], self._catalogue.max_rul),
             "quality": _quality(answer.quality),
@@ -279,6 +277,10 @@ def _link(query: Query, **changes: Any) -> str:
 def _number(value: float) -> str:
     """Three digits are what a person reads."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _ago(seconds: float) -> str:

@@ -15,9 +15,12 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import select
+import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import bottle
@@ -31,6 +34,9 @@ from edge_rul.errors import EXIT_CONFIG, EdgeRulError
 WATCHERS = 8  # pages that are updated live at the same time; each holds a thread
 _THREADS = WATCHERS + 8
 _OPEN = ("/healthz", "/readyz")
+_LOOK = 1.0  # seconds between two looks whether a watcher is still there
+_AGED = 5.0  # seconds after which what is said of time is said again
+_SOCKET = "edge_rul.socket"
 _HEADERS = [
     (
         "Content-Security-Policy",
@@ -74,6 +80,7 @@ class HttpServer:
         self._log = log
         self._app = self._routes(ready, alive)
         self._server = wsgi.Server((host, port), self._wsgi, numthreads=_THREADS, timeout=10, shutdown_timeout=2)
+        self._server.gateway = _Gateway
         self._server.max_request_header_size = 32 * 1024
         self._server.max_request_body_size = 64 * 1024
         self._server.server_name = "edge-rul"
@@ -118,22 +125,30 @@ class HttpServer:
     def _live(self, page: str) -> Any:
         """The live part of a page, again whenever it has changed, as server-sent events."""
         assert self._pages is not None
-        show = self._pages.live(page)
+        render = self._pages.live(page)
         if not self._seats.acquire(blocking=False):
             raise bottle.HTTPError(503, f"{WATCHERS} pages are watched already", **{"Retry-After": "30"})
         bottle.response.content_type = "text/event-stream"
         bottle.response.set_header("Cache-Control", "no-store")
-        return self._events(show)
+        return self._events(self._pages.wait, render, bottle.request.environ[_SOCKET])
 
-    def _events(self, show: Callable[[int], tuple[int, str]]) -> Iterable[bytes]:
-        """show: waits until a version is passed, or some seconds; returns the new version and the text."""
+    def _events(
+        self, wait: Callable[[int, float], int], render: Callable[[], str], caller: socket.socket
+    ) -> Iterator[bytes]:
+        """At most one a second; every few seconds at least a comment, as what is said of time ages."""
         try:
-            version, shown = -1, ""
-            while not self._stop.is_set():
-                version, text = show(version)
+            version, shown, due = -1, "", 0.0
+            while not self._stop.is_set() and not _hung_up(caller):
+                newer = wait(version, _LOOK)
+                if newer == version and time.monotonic() < due:
+                    continue
+                version, due = newer, time.monotonic() + _AGED
+                text = render()
                 yield _event(text) if text != shown else b": nothing new\n\n"
                 shown = text
-                self._stop.wait(1.0)
+                self._stop.wait(_LOOK)
+        except bottle.HTTPError:
+            return  # the asset was removed
         finally:
             self._seats.release()
 
@@ -164,6 +179,15 @@ class HttpServer:
         """What a page or the server raised. A caller that hangs up is nothing to tell."""
         if self._log is not None and level > 20:
             self._log.error("http_failed", problem=msg[-4000:])
+
+
+class _Gateway(wsgi.Gateway_10):
+    """Tells a route the caller's socket: one that only listens would not be missed before the next thing is sent."""
+
+    def get_environ(self) -> _Environ:  # type: ignore[override]  # cheroot's stubs say None
+        environ: _Environ = super().get_environ()  # type: ignore[no-untyped-call]
+        environ[_SOCKET] = self.req.conn.socket
+        return environ
 
 
 class _Tls(BuiltinSSLAdapter):
@@ -205,6 +229,13 @@ def _health(problem: str) -> str:
 def _event(text: str) -> bytes:
     """A server-sent event of any number of lines."""
     return "".join(f"data: {line}\n" for line in text.splitlines()).encode() + b"\n"
+
+
+def _hung_up(caller: socket.socket) -> bool:
+    """Who listens to events says nothing more: what can be read is the end of the connection."""
+    poll = select.poll()
+    poll.register(caller, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _secret_of(authorization: str) -> bytes:

@@ -26,7 +26,7 @@
 </section>
 <section><h2>Health</h2>
 <p class="big level{{row["level"]}}"><span aria-hidden="true">{{row["symbol"]}}</span> {{row["health"]}}</p>
-<p>{{" · ".join(f"{n} {p}" for n, p, _ in row["probabilities"])}}</p>
+<p>{{" · ".join(row["probabilities"])}}</p>
 </section>
 <section><h2>Alarms</h2>
 % for alarm in alarms:
@@ -52,13 +52,13 @@
 % end
 % if sensors:
 <h2>Sensors of the newest reading</h2>
-<table class="plain sensors"><thead><tr><th scope="col">Input</th><th scope="col">Value</th><th scope="col">Range in training</th><th scope="col">Place</th></tr></thead><tbody>
+<table class="plain sensors" role="table"><thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Input</th><th scope="col" role="columnheader">Value</th><th scope="col" role="columnheader">Range in training</th><th scope="col" role="columnheader">Place</th></tr></thead><tbody role="rowgroup">
 % for sensor in sensors:
-<tr class="{{sensor["place"]}}"><th scope="row">{{sensor["name"]}}\\
+<tr role="row" class="{{sensor["place"]}}"><th scope="row" role="rowheader">{{sensor["name"]}}\\
 % if sensor["description"]:
  <small>{{sensor["description"]}}</small>\\
 % end
-</th><td class="number">{{sensor["value"]}} <small>{{sensor["unit"]}}</small></td><td class="number">{{sensor["range"]}}</td><td>{{!sensor["bar"]}} <span>{{"▲ " if sensor["place"] == "above" else "▼ " if sensor["place"] == "below" else ""}}{{sensor["place"]}}</span></td></tr>
+</th><td role="cell" class="number">{{sensor["value"]}} <small>{{sensor["unit"]}}</small></td><td role="cell" class="number"><span class="label">training </span>{{sensor["range"]}}</td><td role="cell">{{!sensor["bar"]}} <span>{{"▲ " if sensor["place"] == "above" else "▼ " if sensor["place"] == "below" else ""}}{{sensor["place"]}}</span></td></tr>
 % end
 </tbody></table>
 % end

@@ -28,7 +28,7 @@
 % end
 <td role="cell" class="urgency">\\
 % if row["alarm"] is not None:
-<span class="alarm {{row["alarm"].priority}}">▲ {{row["alarm"].name}}</span> <small>{{row["alarm"].priority}}{{", clearing" if row["alarm"].state.value == "clearing" else ""}}{{f", {row['more']} more" if row["more"] else ""}}</small>\\
+<span class="alarm {{row["alarm"].priority}}">▲ {{row["alarm"].name}}</span> <small>{{row["alarm"].priority}}{{", clearing" if row["alarm"].state.value == "clearing" else ""}}{{f", +{row['more']}" if row["more"] else ""}}</small>\\
 % elif row["rising"]:
 <small>{{row["rising"][0]}} rising</small>\\
 % end
