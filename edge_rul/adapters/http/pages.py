@@ -228,10 +228,8 @@ class Pages:
             "health": answer.health.name,
             "symbol": _SYMBOLS[level],
             "level": level,
-            "probability": f"{100 * answer.health.probabilities[answer.health.name]:.0f}\N{NO-BREAK SPACE}%",
-            "probabilities": [
-                (n, f"{100 * p:.0f}\N{NO-BREAK SPACE}%", p) for n, p in answer.health.probabilities.items()
-            ],
+            "probability": _percent(answer.health.probabilities[answer.health.name]),
+            "probabilities": [f"{name} {_percent(p)}" for name, p in answer.health.probabilities.items()],
             "trend": _trend(record.trend),
             "spark": chart.sparkline([p for p in newest if p.life == newest[-1].life], self._catalogue.max_rul),
             "quality": _quality(answer.quality),
