@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 import bottle
 import msgspec
 
-from edge_rul.adapters.http import chart
+from edge_rul.adapters.http import chart, words
 from edge_rul.adapters.http.metrics import Metrics
 from edge_rul.adapters.http.source import Source
 from edge_rul.core.fleet import TREND_CYCLES, Query, Record, Show, Sort
@@ -185,7 +185,7 @@ class Pages:
 
     def _daemon(self) -> tuple[str, str]:
         statistics = self._metrics.statistics
-        facts = [] if statistics is None else _facts(msgspec.structs.asdict(statistics))
+        facts = [] if statistics is None else words.facts(msgspec.structs.asdict(statistics))
         live = self._templates["daemon"].render(
             info=sorted(self._metrics.info.items()),
             facts=facts,
@@ -207,7 +207,7 @@ class Pages:
             "name": record.name,
             "link": f"/asset?{urlencode({'name': record.name})}",
             "cycle": record.cycle,
-            "seen": _ago(now - record.seen) if record.seen else "before the start",
+            "seen": words.ago(now - record.seen) if record.seen else "before the start",
             "seen_at": iso(round(record.seen * 1000)) if record.seen else "",
             "event_at": iso(record.time),
             "alarm": record.top,
@@ -223,16 +223,18 @@ class Pages:
         place = names.index(answer.health.name) if answer.health.name in names else 0
         level = 0 if place == 0 else 2 if place == len(names) - 1 else 1
         row |= {
-            "rul": _number(answer.rul),
-            "interval": None if answer.low is None else f"{_number(answer.low)} to {_number(answer.high or 0.0)}",
+            "rul": words.number(answer.rul),
+            "interval": None
+            if answer.low is None
+            else f"{words.number(answer.low)} to {words.number(answer.high or 0.0)}",
             "health": answer.health.name,
             "symbol": _SYMBOLS[level],
             "level": level,
-            "probability": _percent(answer.health.probabilities[answer.health.name]),
-            "probabilities": [f"{name} {_percent(p)}" for name, p in answer.health.probabilities.items()],
-            "trend": _trend(record.trend),
+            "probability": words.percent(answer.health.probabilities[answer.health.name]),
+            "probabilities": [f"{name} {words.percent(p)}" for name, p in answer.health.probabilities.items()],
+            "trend": words.trend(record.trend),
             "spark": chart.sparkline([p for p in newest if p.life == newest[-1].life], self._catalogue.max_rul),
-            "quality": _quality(answer.quality),
+            "quality": words.quality(answer.quality),
             "uncertain": answer.quality.state == "uncertain",
             "behind": answer.cycle != record.cycle,
         }
@@ -272,43 +274,6 @@ def _link(query: Query, **changes: Any) -> str:
     return "/?" + urlencode({key: value for key, value in fields.items() if value})
 
 
-def _number(value: float) -> str:
-    """Three digits are what a person reads."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
-
-
-def _ago(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    if seconds < 10:
-        return "now"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds // 5 * 5:.0f} s ago"
-
-
-def _trend(change: float | None) -> tuple[str, str]:
-    """A sign, and the change in words."""
-    if change is None:
-        return "", ""
-    if abs(change) < 0.5:
-        return "→", "steady"
-    return ("▼" if change < 0 else "▲"), f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _quality(quality: Any) -> str:
-    said = [
-        f"{quality.held} held" if quality.held else "",
-        f"{quality.missing_cycles} missing" if quality.missing_cycles else "",
-        f"beyond training: {', '.join(quality.outside)}" if quality.outside else "",
-    ]
-    return "; ".join(text for text in said if text) or quality.state
-
-
 def _sensor(shown: ShownInput, value: float) -> dict[str, Any]:
     missing = math.isnan(value)
     place = "missing" if missing else "below" if value < shown.low else "above" if value > shown.high else "within"
@@ -323,27 +288,3 @@ def _sensor(shown: ShownInput, value: float) -> dict[str, Any]:
         "place": place,
         "bar": "" if missing else chart.bar(shown.low, shown.high, value, scale),
     }
-
-
-def _facts(values: dict[str, Any]) -> list[tuple[str, str]]:
-    def size(count: float) -> str:
-        for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
-            if abs(count) >= 1000**power:
-                return f"{count / 1000**power:.1f} {unit}"
-        return f"{count:.0f} B"
-
-    return [
-        ("Broker", "connected" if values["connected"] else "not connected"),
-        ("Running for", _ago(values["uptime"]).removesuffix(" ago")),
-        ("Assets", f"{values['assets']:,}"),
-        ("Readings", f"{values['readings']:,}"),
-        ("Predictions", f"{values['predictions']:,}, of them {values['revisions']:,} revisions"),
-        ("Late readings", f"{values['late']:,}"),
-        ("Cycles that never came", f"{values['gaps']:,}"),
-        ("Windows skipped", f"{values['skipped']:,}"),
-        ("Waiting for the engine", f"{values['lag_entries']:,} entries, the oldest for {values['lag_seconds']:.1f} s"),
-        ("Oldest unanswered", f"{values['oldest_unanswered']:.1f} s"),
-        ("Waiting for the broker", f"{values['unpublished']:,} messages; {values['publish_refused']:,} were refused"),
-        ("Journal", f"{size(values['journal_bytes'])}, {size(values['journal_rate'])} an hour"),
-        ("Disk free", size(values["disk_free"])),
-    ]

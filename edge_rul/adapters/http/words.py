@@ -1,0 +1,68 @@
+"""Values as a person reads them. Owns rounding, units and signs; knows no template and no request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_rul.core.prediction import Quality
+
+
+def number(value: float) -> str:
+    """Three digits are what a person reads."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def ago(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    if seconds < 10:
+        return "now"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds // 5 * 5:.0f} s ago"
+
+
+def trend(change: float | None) -> tuple[str, str]:
+    """A sign, and the change in words."""
+    if change is None:
+        return "", ""
+    if abs(change) < 0.5:
+        return "→", "steady"
+    return ("▼" if change < 0 else "▲"), f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
+
+
+def quality(of: Quality) -> str:
+    said = [
+        f"{of.held} held" if of.held else "",
+        f"{of.missing_cycles} missing" if of.missing_cycles else "",
+        f"beyond training: {', '.join(of.outside)}" if of.outside else "",
+    ]
+    return "; ".join(text for text in said if text) or of.state
+
+
+def facts(values: dict[str, Any]) -> list[tuple[str, str]]:
+    def size(count: float) -> str:
+        for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+            if abs(count) >= 1000**power:
+                return f"{count / 1000**power:.1f} {unit}"
+        return f"{count:.0f} B"
+
+    return [
+        ("Broker", "connected" if values["connected"] else "not connected"),
+        ("Running for", ago(values["uptime"]).removesuffix(" ago")),
+        ("Assets", f"{values['assets']:,}"),
+        ("Readings", f"{values['readings']:,}"),
+        ("Predictions", f"{values['predictions']:,}, of them {values['revisions']:,} revisions"),
+        ("Late readings", f"{values['late']:,}"),
+        ("Cycles that never came", f"{values['gaps']:,}"),
+        ("Windows skipped", f"{values['skipped']:,}"),
+        ("Waiting for the engine", f"{values['lag_entries']:,} entries, the oldest for {values['lag_seconds']:.1f} s"),
+        ("Oldest unanswered", f"{values['oldest_unanswered']:.1f} s"),
+        ("Waiting for the broker", f"{values['unpublished']:,} messages; {values['publish_refused']:,} were refused"),
+        ("Journal", f"{size(values['journal_bytes'])}, {size(values['journal_rate'])} an hour"),
+        ("Disk free", size(values["disk_free"])),
+    ]
