@@ -22,6 +22,7 @@ from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.config import load_settings
 from edge_rul.core.outgoing import Outgoing
+from edge_rul.engines.choose import gpu_losses
 from edge_rul.errors import EXIT_OK
 from edge_rul.starts import Starts
 from edge_rul.wiring import (
@@ -132,6 +133,9 @@ def run(path: Path) -> int:
         assets = worker.restore()
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
         corrupt = journal.set_aside_why == "corrupt"
+        # Said at each start, so that the retained alarm stands until a start has the GPU again.
+        lost = gpu_losses(settings.engine, source.path.parent)
+        worker.alarm("gpu_given_up", active=lost > 0, value=float(lost))
         worker.alarm("journal_corrupt", active=corrupt, value=float(journal.set_aside_assets))
         if journal.set_aside is not None:
             (log.error if corrupt else log.warning)(

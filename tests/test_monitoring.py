@@ -29,7 +29,7 @@ def rules() -> list[dict[str, Any]]:
 
 def exposition(**options: Any) -> str:
     source = MadeUp(make_fleet(12, 1000.0, cycles=60))
-    source.daemon_alarms = dict.fromkeys(("disk_full", "journal_corrupt", "skipping"), (True, 0.0))
+    source.daemon_alarms = dict.fromkeys(("disk_full", "gpu_given_up", "journal_corrupt", "skipping"), (True, 0.0))
     metrics = Metrics(INFO, source, gpu_memory=lambda: (1, 2), asset_series=True, **options)
     metrics.update(STATISTICS)
     metrics.batch(1, 0.1)

@@ -17,7 +17,7 @@ from edge_rul.bundle import Bundle
 from edge_rul.config import EngineSettings
 from edge_rul.engines import Engine, Say, verify
 from edge_rul.engines.cache import default_directory
-from edge_rul.engines.failures import gpu_given_up
+from edge_rul.engines.failures import gpu_given_up, losses
 from edge_rul.errors import EngineError
 
 # Name: the module that it needs, the distributions that may bring it, and the extra that installs one.
@@ -64,7 +64,7 @@ def installed() -> dict[str, str]:
 
 def choose(name: str, bundle: Bundle, options: Options) -> Engine:
     """As of `open_engine`, which documents it."""
-    on_gpu = name in ON_GPU or options.provider != "cpu"
+    on_gpu = _on_gpu(name, options.provider)
     if options.require_gpu and not on_gpu and name != "auto":
         raise EngineError("open", name, "require_gpu is set, and this engine runs on the CPU", hint=NAME_A_GPU_ENGINE)
     given_up = gpu_given_up(options.cache or default_directory()) if on_gpu or name == "auto" else None
@@ -107,6 +107,16 @@ def open_configured(settings: EngineSettings, bundle: Bundle, base: Path, say: S
         say,
     )
     return choose(settings.name, bundle, options)
+
+
+def gpu_losses(settings: EngineSettings, base: Path) -> int:
+    """How many times the GPU was lost, where these settings would use it and it is passed over for that; else 0."""
+    wanted = settings.name == "auto" or _on_gpu(settings.name, settings.provider)
+    return losses(cache_directory(settings, base)) if wanted else 0
+
+
+def _on_gpu(name: str, provider: str) -> bool:
+    return name in ON_GPU or provider != "cpu"
 
 
 def cache_directory(settings: EngineSettings, base: Path) -> Path:

@@ -29,13 +29,18 @@ def record_failure(cache: Path, say: Say) -> None:
     write_json(cache / _FILE, Failures([*recent, time.time()]), say)
 
 
+def losses(cache: Path) -> int:
+    """How many processes the GPU has ended of late, where they are too many for the next start to use it; else 0."""
+    recent = len(_recent(cache, time.time()))
+    return recent if recent >= LIMIT else 0
+
+
 def gpu_given_up(cache: Path) -> str | None:
     """Why the next start should not use the GPU, None where it should."""
-    recent = _recent(cache, time.time())
-    if len(recent) < LIMIT:
+    if not (lost := losses(cache)):
         return None
     return (
-        f"the GPU was lost {len(recent)} times within {WITHIN / 60:.0f} minutes; it is tried again once they are over, "
+        f"the GPU was lost {lost} times within {WITHIN / 60:.0f} minutes; it is tried again once they are over, "
         f"or when {cache / _FILE} is deleted"
     )
 

@@ -1,0 +1,76 @@
+"""A box that has lost its GPU too often: the CPU serves, and the alarm stands until a start has the GPU again."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from conftest import Broker
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_rul.bundle import Bundle
+from edge_rul.engines import failures
+
+CONFIG = """
+bundle: {bundle}
+mqtt: {{host: 127.0.0.1, port: {port}}}
+topics: {{readings: ["plant/{{asset}}/cycle"]}}
+engine: {{name: auto, cache: cache}}
+log: {{format: json}}
+"""
+TOPIC = "edge-rul/_daemon/alarm/gpu_given_up"
+
+
+def test_the_alarm_stands_while_the_cpu_serves_for_a_lost_gpu(
+    tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path
+) -> None:
+    config, cache = tmp_path / "edge-rul.yaml", tmp_path / "cache"
+    config.write_text(CONFIG.format(bundle=tiny_bundle.path, port=mosquitto.port))
+    cache.mkdir()
+    for _ in range(failures.LIMIT + 1):
+        failures.record_failure(cache, print)
+
+    states: queue.Queue[dict[str, Any]] = queue.Queue()
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.on_message = lambda _client, _data, message: states.put(json.loads(message.payload))
+    client.connect("127.0.0.1", mosquitto.port)
+    client.subscribe(TOPIC, qos=1)
+    client.loop_start()
+    log = tmp_path / "daemon.log"
+    try:
+        with running(config, tmp_path, log):
+            found = states.get(timeout=60)
+            assert (found["state"], found["value"]) == ("active", failures.LIMIT + 1)
+        assert "auto passes the GPU over: the GPU was lost 4 times" in log.read_text()
+
+        (cache / "gpu-failures.json").unlink()
+        with running(config, tmp_path, log):
+            found = states.get(timeout=60)
+            assert (found["state"], found["value"]) == ("normal", 0)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+class running:  # noqa: N801
+    """A daemon with this configuration, ended by SIGTERM at the block's end."""
+
+    def __init__(self, config: Path, directory: Path, log: Path) -> None:
+        self.command = [sys.executable, "-m", "edge_rul.cli", "run", "--config", str(config)]
+        self.environment = {**os.environ, "STATE_DIRECTORY": str(directory / "state")}
+        self.log = log
+
+    def __enter__(self) -> None:
+        with self.log.open("ab") as err:
+            self.process = subprocess.Popen(self.command, stderr=err, env=self.environment)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0, self.log.read_text()
