@@ -61,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
     train.add_argument("--force", action="store_true", help="replace the bundle that is there")
     train.add_argument("--threads", type=_whole(1), default=None, metavar="N", help="torch's, of one operation")
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="record the run there: checkpoints, CSV, plots")
+    train.add_argument("--resume", action="store_true", help="take up the run that --run-dir holds")
 
     evaluate = commands.add_parser("evaluate", help="a bundle's error on its data set's test lives")
     evaluate.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -255,7 +257,18 @@ def _run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from edge_rul.training.commands import train_command
 
-    return train_command(args.config, args.data, args.out, force=args.force, threads=args.threads)
+    if args.resume and args.run_dir is None:
+        print("edge-rul train: --resume takes up the run in --run-dir, which is not given", file=sys.stderr)
+        return EXIT_USAGE
+    return train_command(
+        args.config,
+        args.data,
+        args.out,
+        force=args.force,
+        threads=args.threads,
+        run_dir=args.run_dir,
+        resume=args.resume,
+    )
 
 
 def _model(args: argparse.Namespace) -> int:
@@ -296,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"edge-rul: {e}", file=sys.stderr)
         return e.exit_code
     except ModuleNotFoundError as e:
-        if e.name not in {"torch", "onnx", "rich"}:
+        if e.name not in {"torch", "onnx", "rich", "matplotlib"}:
             raise
         print(f"edge-rul: {args.command} needs {e.name}\n  hint: pip install 'edge-rul[train]'", file=sys.stderr)
         return EXIT_CONFIG

@@ -29,9 +29,13 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def augment(x: Tensor, settings: AugmentSettings, random: torch.Generator) -> Tensor:
-    """(B, T, F) normalised windows -> (B, T, F), a new tensor; `random` advances equally for equal shapes."""
+    """(B, T, F) normalised windows -> (B, T, F), a new tensor; `random` advances equally for equal shapes.
+
+    The numbers are drawn on the CPU, so that they are the same on every device.
+    """
     B, T, F = x.shape
     noise = torch.randn((B, T, F), generator=random) * settings.noise  # (B, T, F)
     offset = torch.randn((B, 1, F), generator=random) * settings.offset  # (B, 1, F)
     kept = torch.rand((B, 1, F), generator=random) >= settings.sensor_dropout  # (B, 1, F)
-    return (x + noise + offset) * kept  # (B, T, F)
+    change = (noise + offset).to(x.device)  # (B, T, F)
+    return (x + change) * kept.to(x.device)  # (B, T, F)

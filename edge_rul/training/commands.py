@@ -18,10 +18,20 @@ from edge_rul.errors import EXIT_OK, BundleError, ConfigError
 from edge_rul.training.evaluate import Report, evaluate
 
 
-def train_command(config: Path, data: Path, out: Path, *, force: bool = False, threads: int | None = None) -> int:
+def train_command(
+    config: Path,
+    data: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    run_dir: Path | None = None,
+    resume: bool = False,
+) -> int:
     """Train by the configuration on the files in `data`, and write the bundle `out`. Returns an exit code.
 
-    force: replace a bundle that is there. threads: torch's, of one operation; None leaves its default. Raises
+    force: replace a bundle that is there. threads: torch's, of one operation; None leaves its default. run_dir: where
+    the run is recorded, with a checkpoint after each epoch. resume: take up the run that is there. Raises
     ConfigError, DataError, BundleError or TrainingError.
     """
     # torch's OpenMP threads spin while they wait. Beside any other work on the same cores that made a step take 2 to 10
@@ -33,7 +43,19 @@ def train_command(config: Path, data: Path, out: Path, *, force: bool = False, t
         raise ConfigError(
             "train", "torch", "is not installed", hint="python -m pip install 'edge-rul[train]' brings it"
         ) from e
-    from edge_rul.training import dataset, export_bundle, fit, progress, settings, table, windows  # noqa: PLC0415
+    from edge_rul.training import (  # noqa: PLC0415
+        dataset,
+        device,
+        export_bundle,
+        fit,
+        plots,
+        prepared,
+        progress,
+        run_directory,
+        settings,
+        table,
+        windows,
+    )
 
     chosen = settings.load_settings(config)
     if out.exists() and not (force and (out / bundles.MANIFEST).is_file()):
@@ -50,22 +72,35 @@ def train_command(config: Path, data: Path, out: Path, *, force: bool = False, t
         rest, judged = table.split(rest, chosen.validation.share, chosen.validation.seed)
         validation = windows.full_windows(judged, chosen.window)
     training = windows.full_windows(rest, chosen.window, chosen.stride)
+    record = None
+    if run_dir is not None:
+        record = run_directory.RunDirectory(run_dir)
+        same = {
+            "configuration": hashlib.sha256(content).hexdigest(),
+            "data": lives.files,
+            "threads": torch.get_num_threads(),
+            "versions": run_directory.versions(run_directory.RESULT),
+        }
+        record.begin(content, same, device.choose(chosen.recipe.device), resume=resume)
     with progress.on_stderr(chosen.recipe.epochs, fit.steps_per_epoch(training, chosen.recipe)) as shown:
         shown.say(
             f"{chosen.name}: {len(training)} windows of {len(rest.assets)} assets to learn from, {len(calibration)} of "
             f"{len(kept.assets)} kept for calibration; {torch.get_num_threads()} threads"
         )
-        fitted = fit.fit(training, validation, chosen, shown)
+        fitted = fit.fit(training, validation, chosen, shown, record)
     source = export_bundle.Source(
         command=command_line(config, out, threads),
         config_sha256=hashlib.sha256(content).hexdigest(),
         config_text=content.decode(),
     )
-    reached = fit.score(fitted.model, fit.prepare(calibration, chosen, fitted.normaliser))
+    reached = prepared.score(fitted.model, prepared.prepare(calibration, chosen, fitted.normaliser))
     made = export_bundle.export(out, fitted, chosen, training, calibration, reached, source, replace=force)
     size = sum(f.stat().st_size for f in made.path.iterdir()) / 1e6
     print(f"wrote {out}: {size:.1f} MB, sha256 {made.sha256[:12]}")
     print(f"  RMSE {reached.rmse:.2f} {chosen.rul.unit}, all windows of the assets kept for calibration")
+    if record is not None:
+        plots.plot_run(record, chosen.rul.unit)
+        print(f"  the run's record: {record.path}")
     print(f"  next: edge-rul evaluate {shlex.quote(str(out))} --data {shlex.quote(str(data))}")
     return EXIT_OK
 

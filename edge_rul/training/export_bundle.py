@@ -24,9 +24,10 @@ from edge_rul.core.normalise import Array
 from edge_rul.engines import open_engine
 from edge_rul.model.dual_task_model import DualTaskModel, parameters, weights_of
 from edge_rul.model.export import export_onnx
-from edge_rul.training.fit import Epoch, Fitted
+from edge_rul.training.fit import Fitted
 from edge_rul.training.losses.tasks import SCALE
 from edge_rul.training.metrics import Scores
+from edge_rul.training.run import Epoch
 from edge_rul.training.settings import TrainingSettings
 from edge_rul.training.table import Table
 from edge_rul.training.windows import Windows

@@ -7,19 +7,22 @@ nothing in code; an unknown key is an error. Must not read data.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from edge_rul.bundle import HealthClass, Rul
 from edge_rul.training.augment import AugmentSettings
+from edge_rul.training.average import AverageSettings, EmaSettings
 from edge_rul.training.dataset import DatasetSettings
+from edge_rul.training.device import Device, Precision
 from edge_rul.training.losses import LossSettings
+from edge_rul.training.optimiser import OptimiserSettings
+from edge_rul.training.schedule import PlateauSettings, ScheduleSettings
 from edge_rul.yaml_file import load_yaml
 
 Count = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 
 
@@ -52,41 +55,36 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class AdamWSettings(msgspec.Struct, frozen=True, tag="adamw", tag_field="name", forbid_unknown_fields=True):
-    """Loshchilov and Hutter, arXiv 1711.05101. clip: largest norm of the gradient, 0 for no limit."""
+class EarlyStoppingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """End after `patience` epochs without a lower validation RMSE, and ship the best epoch's average."""
 
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
-    clip: Annotated[float, Meta(ge=0)] = 1.0
-
-
-class OneCycleSettings(msgspec.Struct, frozen=True, tag="onecycle", tag_field="name", forbid_unknown_fields=True):
-    """Smith and Topin, arXiv 1708.07120: up to `learning_rate` over `warmup` of all steps, then down along a cosine.
-
-    start, end: the first and the last rate as a share of the highest.
-    """
-
-    learning_rate: Positive = 0.001
-    warmup: Share = 0.2
-    start: Share = 0.04
-    end: Share = 0.000004
+    patience: Count
 
 
 class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the network is fitted.
 
-    epochs:    passes over all training windows
-    batch:     windows a step
-    ema:       decay of the weights' moving average, which is the model that ships; 0 keeps the last step's weights
-    precision: bfloat16 runs the network under autocast; the weights, the loss and all evaluation stay float32
+    epochs:            passes over the training windows, at most
+    batch:             windows a step
+    average:           of the weights over the steps: the model that ships
+    windows_per_epoch: how many of the training windows an epoch draws; all where it is left out
+    early_stopping:    needs validation assets
+    precision:         bfloat16 runs the network under autocast; the weights, the loss and all evaluation stay float32
+    device:            auto takes a CUDA GPU where there is one
+    log_every:         steps from one measurement of the tasks' gradient norms to the next, where the loss needs none
     """
 
     epochs: Count
     batch: Annotated[int, Meta(ge=2)]
-    optimiser: AdamWSettings
-    schedule: OneCycleSettings
-    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.99
-    precision: Literal["float32", "bfloat16"] = "float32"
+    optimiser: OptimiserSettings
+    schedule: ScheduleSettings
+    average: AverageSettings = EmaSettings()
+    windows_per_epoch: Count | None = None
+    early_stopping: EarlyStoppingSettings | None = None
+    precision: Precision = "float32"
+    device: Device = "auto"
     augment: AugmentSettings = AugmentSettings()
+    log_every: Count = 50
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,6 +111,12 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        recipe = self.recipe
+        if self.validation is None and (recipe.early_stopping or isinstance(recipe.schedule, PlateauSettings)):
+            raise ValueError(
+                "recipe.early_stopping and a plateau schedule watch the validation RMSE, and no assets are held out: "
+                "expected validation: {share: ..., seed: ...}"
+            )
         names = [i.name for i in self.inputs]
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"inputs name a sensor twice: {', '.join(sorted(twice))}")

@@ -28,7 +28,7 @@ recipe:
   batch: 32
   optimiser: {name: adamw}
   schedule: {name: onecycle, learning_rate: 0.005}
-  ema: 0.9
+  average: {name: ema, decay: 0.9}
   augment: {noise: 0.2, offset: 0.15, sensor_dropout: 0.1}
 """
 LIVES = (48, 61, 40, 55, 37, 66, 52, 45)

@@ -15,10 +15,11 @@ from edge_rul.errors import DataError
 from edge_rul.model.dual_task_model import DualTaskModel
 from edge_rul.training import dataset
 from edge_rul.training.augment import AugmentSettings, augment
-from edge_rul.training.ema import MovingAverage
+from edge_rul.training.average import Average, EmaSettings
 from edge_rul.training.fit import TrainingError, fit, guard_dead_head
 from edge_rul.training.progress import Lines, Silent
-from edge_rul.training.settings import OneCycleSettings, TrainingSettings
+from edge_rul.training.schedule import OneCycleSettings
+from edge_rul.training.settings import TrainingSettings
 from edge_rul.training.table import split
 from edge_rul.training.windows import Windows, full_windows
 
@@ -69,7 +70,7 @@ def test_a_head_that_dies_on_the_way_stops_the_run(data: Data, settings: Trainin
 
     models: list[DualTaskModel] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge_rul.training.fit.DualTaskModel", lambda *a: models.append(DualTaskModel(*a)) or models[0])
+        patch.setattr("edge_rul.training.run.DualTaskModel", lambda *a: models.append(DualTaskModel(*a)) or models[0])
         model = Later(models)
         with pytest.raises(TrainingError, match="after epoch 2"):
             fit(data.training, data.validation, settings, Killer())
@@ -115,7 +116,7 @@ def test_too_few_windows_are_refused(data: Data, settings: TrainingSettings) -> 
 
 def test_the_moving_average_by_hand() -> None:
     source = nn.BatchNorm1d(1)
-    average = MovingAverage(source, 0.15)
+    average = Average(source, EmaSettings(0.15), 2)
     with torch.no_grad():
         source.weight.fill_(11.0)
         source.running_mean.fill_(1.0)  # type: ignore[union-attr]

@@ -1,0 +1,137 @@
+"""What the recipe's names stand for, against values worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from torch import nn
+from training.test_run_directory import configure
+
+from edge_rul.errors import ConfigError
+from edge_rul.training import device, fit
+from edge_rul.training.average import Average, AverageSettings, EmaSettings, UniformSettings
+from edge_rul.training.commands import train_command
+from edge_rul.training.metrics import Scores
+from edge_rul.training.optimiser import AdamWSettings, NAdamSettings, OptimiserSettings, SgdSettings
+from edge_rul.training.schedule import ConstantSettings, CosineSettings, PlateauSettings, ScheduleSettings
+
+
+def rates(settings: ScheduleSettings, epochs: int, rmse: list[float] | None = None) -> list[float]:
+    """The learning rate of each of 4 steps an epoch."""
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    schedule = settings.build(optimiser, 4, epochs)
+    seen = []
+    for epoch in range(epochs):
+        for _ in range(4):
+            seen.append(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            schedule.step()
+        schedule.epoch(rmse[epoch] if rmse else None)
+    return seen
+
+
+def test_the_rate_warms_up_in_a_line_and_stays() -> None:
+    seen = rates(ConstantSettings(learning_rate=1.0, warmup_epochs=1, start=0.2), 2)
+    assert seen == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0])
+    assert rates(ConstantSettings(learning_rate=1.0, warmup_epochs=0), 1) == [1.0] * 4
+
+
+def test_the_rate_falls_along_half_a_cosine() -> None:
+    seen = rates(CosineSettings(learning_rate=2.0, warmup_epochs=1, start=0.5, end=0.0), 2)
+    assert seen[0] == 1.0 and seen[4] == 2.0
+    assert seen[6] == pytest.approx(1.0), "half of it after half of the rest"
+
+
+def test_the_rate_is_halved_when_the_validation_stands_still() -> None:
+    settings = PlateauSettings(learning_rate=1.0, warmup_epochs=0, patience=1, least=0.3)
+    seen = rates(settings, 8, rmse=[9.0, 8.0, 8.5, 8.2, 8.1, 8.3, 8.3, 8.3])[::4]
+    # Two epochs without a lower RMSE than 8.0 halve it; 0.25 would be below the least.
+    assert seen == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (UniformSettings(last=0.5), (3.0 + 4.0) / 2),
+        (UniformSettings(last=1.0), (1.0 + 2.0 + 3.0 + 4.0) / 4),
+        (EmaSettings(decay=0.0), 4.0),
+        # d = min(0.15, (1 + t) / (10 + t)): 0.1, 0.15, 0.15, 0.15, beginning at the source's 0.
+        (EmaSettings(decay=0.15), 4 * 0.85 + 0.15 * (3 * 0.85 + 0.15 * (2 * 0.85 + 0.15 * 0.9))),
+    ],
+)
+def test_the_average_of_four_steps(settings: AverageSettings, expected: float) -> None:
+    source = nn.Linear(1, 1, bias=False)
+    weight = source.weight
+    with torch.no_grad():
+        weight.zero_()
+        average = Average(source, settings, 4)
+        for step in (1.0, 2.0, 3.0, 4.0):
+            weight.fill_(step)
+            average.update(source)
+    assert average.model.weight.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("settings", [AdamWSettings(0.1), NAdamSettings(0.1), SgdSettings(0.1, momentum=0.0)])
+def test_a_losss_own_parameters_do_not_decay(settings: OptimiserSettings) -> None:
+    model, loss = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    optimiser = settings.build(model, loss, 0.5)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+        loss.weight.fill_(1.0)
+    for parameter in (model.weight, loss.weight):
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    assert model.weight.item() == pytest.approx(0.95)
+    assert loss.weight.item() == 1.0
+
+
+def test_early_stopping_ends_the_run_and_ships_the_best_epoch(
+    config: Path, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation figures are made up, so that the second epoch is the best."""
+    configure(config, "  early_stopping: {patience: 2}\n  epochs: 9")
+    made_up = iter([5.0, 3.0, 4.0, 4.5])
+    seen: list[dict[str, torch.Tensor]] = []
+    genuine = fit.score
+
+    def score(model: nn.Module, prepared: object) -> Scores:
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return msgspec.structs.replace(genuine(model, prepared), rmse=next(made_up))  # type: ignore[arg-type]
+
+    fitted: list[fit.Fitted] = []
+    whole = fit.fit
+
+    def keeping(*args: object) -> fit.Fitted:
+        fitted.append(whole(*args))  # type: ignore[arg-type]
+        return fitted[0]
+
+    monkeypatch.setattr(fit, "score", score)
+    monkeypatch.setattr(fit, "fit", keeping)
+    train_command(config, engines, tmp_path / "bundle")
+    assert len(fitted[0].epochs) == 4
+    for name, tensor in fitted[0].model.state_dict().items():
+        assert torch.equal(tensor, seen[1][name]), name
+
+
+def test_windows_per_epoch_bounds_the_steps(config: Path, engines: Path, tmp_path: Path) -> None:
+    configure(config, "  windows_per_epoch: 70\n  log_every: 1\n  batch: 32")
+    train_command(config, engines, tmp_path / "bundle", run_dir=tmp_path / "run")
+    assert len((tmp_path / "run" / "steps.csv").read_text().splitlines()) == 1 + 4 * 2
+
+
+def test_a_gpu_that_is_asked_for_and_absent_is_a_mistake_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.choose("auto") == device.choose("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"recipe\.device: is cuda, and torch sees no GPU"):
+        device.choose("cuda")
+
+
+def test_who_watches_a_plateau_needs_validation_assets(config: Path) -> None:
+    from edge_rul.training.settings import load_settings
+
+    config.write_text(config.read_text().replace("recipe:\n", "recipe:\n  early_stopping: {patience: 2}\n"))
+    with pytest.raises(ConfigError, match="watch the validation RMSE, and no assets are held out"):
+        load_settings(config)
