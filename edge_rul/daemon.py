@@ -23,6 +23,7 @@ from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.config import load_settings
 from edge_rul.core.outgoing import Outgoing
 from edge_rul.engines.choose import gpu_losses
+from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EXIT_OK
 from edge_rul.starts import Starts
 from edge_rul.wiring import (
@@ -81,7 +82,9 @@ def run(path: Path) -> int:
     settings, source = load_settings(path)
     logs.configure(settings.log)
     log = structlog.get_logger()
-    bundle, engine = open_engine_and_bundle(settings, source, lambda text: log.info("engine", note=text))
+    # An engine that has to be built takes minutes. A start that is soon over says nothing of it.
+    with extending(systemd.notify, "opening the engine", first=EVERY):
+        bundle, engine = open_engine_and_bundle(settings, source, lambda text: log.info("engine", note=text))
     check_bundle(settings, source, bundle)
     state = state_directory(settings, source)
     subscriptions = Subscriptions(state)

@@ -90,7 +90,7 @@ def _arrow(path: Path) -> Any:
     try:
         return importlib.import_module("pyarrow")
     except ModuleNotFoundError:
-        hint = "python -m pip install pyarrow, or name a .csv file"
+        hint = "python -m pip install 'edge-rul[parquet]', or name a .csv file"
         raise DataError("open", str(path), "Parquet needs the Python package pyarrow", hint=hint) from None
 
 

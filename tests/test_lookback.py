@@ -406,7 +406,8 @@ def test_parquet_without_pyarrow_is_a_clear_error(
 def test_parquet_says_what_csv_says(
     exported: Path, daemon: Daemon, tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    from pyarrow import parquet
+
     out = tmp_path / "pump.parquet"
     arguments = ("export", "pump", "--level", "line=A", "--config", daemon.config, "--out", out)
     assert main(capsys, *arguments)[0] == EXIT_OK

@@ -344,6 +344,31 @@ def test_ready_and_stopping_arrive_whether_or_not_a_broker_is_there(
     assert '"event": "stopped"' in service.events()
 
 
+def test_the_manager_is_asked_for_time_while_the_engine_takes_long(
+    start: Callable[..., Service], manager: tuple[str, socket.socket], tiny_bundle: Bundle
+) -> None:
+    prelude = """
+import threading
+from edge_rul import daemon
+from edge_rul.adapters import systemd
+
+asked, notify, opened = threading.Event(), systemd.notify, daemon.open_engine_and_bundle
+
+def notify_and_tell(*told):
+    notify(*told)
+    asked.set()
+
+def slow(*arguments):
+    assert asked.wait(60)
+    return opened(*arguments)
+
+daemon.EVERY, systemd.notify, daemon.open_engine_and_bundle = 0.01, notify_and_tell, slow
+"""
+    service = start(tiny_bundle.path, free_port(), prelude)
+    assert service.told(manager[1]) == ["EXTEND_TIMEOUT_USEC=60000000", "STATUS=opening the engine"]
+    assert service.told(manager[1])[0] == "READY=1", service.events()
+
+
 def test_a_daemon_that_cannot_serve_never_says_ready(
     start: Callable[..., Service], manager: tuple[str, socket.socket], tmp_path: Path
 ) -> None:

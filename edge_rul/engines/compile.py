@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from edge_rul import bundle as bundles
@@ -23,13 +22,8 @@ from edge_rul.engines.onnx_precision import in_precision
 from edge_rul.engines.tensorrt import TensorRtEngine, facts_for, profile_for
 from edge_rul.engines.trt_build import Graph, Progress
 from edge_rul.engines.trt_build import build as build_blob
+from edge_rul.engines.waiting import Notify, extending
 from edge_rul.errors import EXIT_OK, EngineError
-
-Notify = Callable[..., object]
-
-_EXTEND = 60  # seconds that a service manager is asked for
-_EVERY = 15.0
-_LONGEST = 1800.0  # a build that takes longer hangs
 
 
 def build_engine(
@@ -48,7 +42,7 @@ def build_engine(
     m = bundle.manifest
     timing_file = directory / f"{flavour.name}-{flavour.version}.timing"
     timing = timing_file.read_bytes() if timing_file.exists() else b""
-    with extending(notify):
+    with extending(notify, "building the TensorRT engine"):
         data = in_precision(bundle.graph.read_bytes(), precision)
         graph = Graph(data, str(bundle.graph), m.window, len(m.inputs), len(m.classes))
         built = build_blob(graph, flavour, profile, target, timing=timing, progress=progress)
@@ -58,27 +52,6 @@ def build_engine(
         except OSError as e:
             say(f"{directory} cannot keep the timing cache: {e.strerror}")
     return built.engine
-
-
-@contextlib.contextmanager
-def extending(notify: Notify, every: float = _EVERY) -> Iterator[None]:
-    """Ask the service manager for more time while the block runs, but not for ever."""
-    done = threading.Event()
-    until = time.monotonic() + _LONGEST
-
-    def ask() -> None:
-        while time.monotonic() < until:
-            notify(f"EXTEND_TIMEOUT_USEC={_EXTEND * 1_000_000}", "STATUS=building the TensorRT engine")
-            if done.wait(every):
-                return
-
-    thread = threading.Thread(target=ask, name="extend-timeout", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def compile_command(

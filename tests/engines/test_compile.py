@@ -26,11 +26,12 @@ from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle
 from edge_rul.cli import main
 from edge_rul.engines.cache import EngineCache, Profile, Sidecar, check
-from edge_rul.engines.compile import build_engine, extending
+from edge_rul.engines.compile import build_engine
 from edge_rul.engines.flavour import Flavour, Target
 from edge_rul.engines.onnx_precision import in_precision
 from edge_rul.engines.tensorrt import facts_for
 from edge_rul.engines.trt_build import Graph, prepare
+from edge_rul.engines.waiting import extending
 from edge_rul.errors import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, EngineError
 
 TARGETS = ["sm80", "sm86", "sm89", "sm120"]
@@ -206,7 +207,7 @@ def test_the_service_manager_is_asked_for_time_while_it_builds(
 
 def test_asking_for_time_ends_with_the_build() -> None:
     asked: list[tuple[str, ...]] = []
-    with pytest.raises(KeyError), extending(lambda *lines: asked.append(lines), every=0.001):
+    with pytest.raises(KeyError), extending(lambda *lines: asked.append(lines), "building", every=0.001):
         while len(asked) < 3:
             os.sched_yield()
         raise KeyError
