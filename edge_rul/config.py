@@ -49,6 +49,7 @@ class Mqtt(_Settings, frozen=True):
     tls: Tls | None = None
     keepalive: Annotated[int, msgspec.Meta(ge=5, le=65535)] = 30  # seconds
     session_expiry: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 7 * 86400  # seconds
+    will_delay: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 10  # seconds without us before `offline`, at MQTT 5
     receive_maximum: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1000  # unacknowledged messages towards us
     max_packet: Annotated[int, msgspec.Meta(ge=1024, le=268435455)] = 256 * 1024  # bytes
     in_flight: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 100  # unacknowledged messages from us

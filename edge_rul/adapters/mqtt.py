@@ -112,7 +112,11 @@ class MqttTransport:
             client.username_pw_set(self._settings.username, password)
         if self._settings.tls is not None:
             client.tls_set(ca, *(cert or (None, None)))  # hostname check on, TLS 1.2 at least
-        client.will_set(self._availability, b"offline", qos=1, retain=True)
+        will: Any = None
+        if five and self._settings.will_delay:
+            will = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+            will.WillDelayInterval = self._settings.will_delay  # a short break is no `offline`
+        client.will_set(self._availability, b"offline", qos=1, retain=True, properties=will)
         client.reconnect_delay_set(1, 30)
         client.max_inflight_messages_set(self._settings.in_flight + 1)  # ours, and `availability`
         client.on_connect = self._guarded(self._on_connect)

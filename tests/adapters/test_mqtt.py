@@ -192,14 +192,41 @@ def test_availability_is_retained_online_then_offline(mosquitto: Broker) -> None
     assert [payload for _, payload, _ in watcher.heard] == [b"online", b"offline"]
 
 
-def test_the_will_says_offline_when_the_connection_breaks(mosquitto: Broker, peer: Peer) -> None:
-    with transport(mosquitto.port) as made:
+@pytest.mark.parametrize("settings", [{"will_delay": 0}, {"version": "3.1.1"}], ids=["no delay", "3.1.1"])
+def test_the_will_says_offline_when_the_connection_breaks(
+    mosquitto: Broker, peer: Peer, settings: dict[str, Any]
+) -> None:
+    with transport(mosquitto.port, **settings) as made:
         until(made, lambda: b"online" in [p for _, p, _ in peer.heard])
         made._drop_connection()
         until(
             made,
             lambda: [p for t, p, _ in peer.heard if t == "edge/availability"] == [b"online", b"offline", b"online"],
         )
+
+
+def availability(peer: Peer) -> list[bytes]:
+    return [payload for topic, payload, _ in peer.heard if topic == "edge/availability"]
+
+
+def test_a_short_break_is_not_told_as_offline(mosquitto: Broker, peer: Peer) -> None:
+    with transport(mosquitto.port, will_delay=3600) as made:
+        until(made, lambda: availability(peer) == [b"online"])
+        made._drop_connection()
+        until(made, lambda: availability(peer)[1:] == [b"online"])
+    # An orderly end waits for nothing.
+    until(made, lambda: availability(peer)[2:] == [b"offline"])
+
+
+def test_a_break_longer_than_the_delay_is_told_as_offline(mosquitto: Broker, peer: Peer) -> None:
+    with transport(mosquitto.port, will_delay=1) as made:
+        until(made, lambda: availability(peer) == [b"online"])
+        made._client.loop_stop()
+        until_heard = time.monotonic() + PATIENCE
+        made._drop_connection()
+        while availability(peer) != [b"online", b"offline"]:
+            assert time.monotonic() < until_heard, availability(peer)
+            time.sleep(0.05)
 
 
 def test_messages_wait_for_a_broker_that_is_down(tmp_path: Path) -> None:
