@@ -293,7 +293,7 @@ def test_an_engine_that_fails_while_states_go_out_again_is_not_the_operators_fau
 def test_a_bad_message_is_acknowledged_in_its_turn_and_logged_once(rig: Rig) -> None:
     with structlog.testing.capture_logs() as logs:
         mids = [rig.transport.put(p) for p in (reading(1), b"nonsense", reading(2), b"more nonsense")]
-        rig.worker._faults._log = rig.worker._log = structlog.get_logger()
+        rig.worker._faults._log = structlog.get_logger()
         rig.settle()
     assert rig.transport.acknowledged == mids
     assert [(line["event"], line["kind"]) for line in logs] == [("message_rejected", "not_json")]

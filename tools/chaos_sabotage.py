@@ -9,7 +9,7 @@ import sys
 
 from edge_rul import cli
 from edge_rul.adapters.mqtt import MqttTransport, Received
-from edge_rul.worker import Worker
+from edge_rul.scoring import Scoring
 
 
 def ack_before_commit() -> None:
@@ -27,7 +27,7 @@ def ack_before_commit() -> None:
 
 def forget_what_is_in_flight() -> None:
     """The watermark passes answers that the broker has not acknowledged, so that a restart does not give them again."""
-    Worker.watermark = property(lambda self: self._answered)  # type: ignore[assignment, method-assign]
+    Scoring.watermark = property(lambda self: self.answered)  # type: ignore[assignment, method-assign]
 
 
 FAULTS = {"ack-before-commit": ack_before_commit, "forget-in-flight": forget_what_is_in_flight}

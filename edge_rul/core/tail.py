@@ -44,6 +44,11 @@ class Tail:
         """Whether it is empty although the journal holds more."""
         return not self._entries and self._taken < self.last
 
+    def rewind(self, seq: int) -> None:
+        """Begin behind `seq` again; what follows has to be refilled."""
+        self._entries.clear()
+        self._taken = seq
+
     def append(self, entries: Iterable[Numbered]) -> None:
         """Offer the newest entries. Those that do not fit, or follow one that did not, are left to the journal."""
         for numbered in entries:

@@ -1,0 +1,228 @@
+"""Scoring: tail -> windows -> one engine call -> answers -> outbox.
+
+Owns which answers may go out, and the watermark: the seq up to which every QoS 1 message derived from entries is
+acknowledged. While the publisher's window is full it pauses, and the queue grows in the journal. Must not know how
+entries come in, nor when they are committed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+from edge_rul.adapters.journal import Journal
+from edge_rul.arrivals import Arrivals
+from edge_rul.config import Settings
+from edge_rul.core.alarm import Change
+from edge_rul.core.batch import Batch
+from edge_rul.core.normalise import Array
+from edge_rul.core.outgoing import Message
+from edge_rul.core.pipeline import AlarmRow, Answered, Completed, Pipeline
+from edge_rul.core.tail import Tail
+from edge_rul.core.topic import Asset
+from edge_rul.daemon_alarms import DaemonAlarms
+from edge_rul.engines import Engine
+from edge_rul.errors import EXIT_INTERNAL, EngineError
+
+_REFILL_AT_ONCE = 2000  # entries from the journal
+_SKIPPING_ENDS = 60.0  # seconds without skipping after which its alarm clears
+
+
+class Clock(Protocol):
+    """monotonic: seconds, for deadlines. wall: epoch seconds, for stamps."""
+
+    def monotonic(self) -> float: ...
+    def wall(self) -> float: ...
+
+
+class Outbound(Protocol):
+    """What goes to a broker's client; `MqttTransport` documents each."""
+
+    new_session: bool
+
+    @property
+    def backlog(self) -> int: ...
+    @property
+    def oldest_seq(self) -> int | None: ...
+    def send(self, messages: list[Message]) -> None: ...
+
+
+class Observer(Protocol):
+    """Who is told of each engine call; `Metrics` documents each."""
+
+    def batch(self, windows: int, seconds: float) -> None: ...
+    def answered(self, since_receipt: float, since_event: list[float]) -> None: ...
+
+
+class Reader(Protocol):
+    """Who is told what was answered; `History` documents it. Must not keep us waiting."""
+
+    def answered(self, answers: list[Answered], changes: list[Change]) -> None: ...
+
+
+class Scoring:
+    """One batch at a time.
+
+    answered: seq up to which answers were handed to the transport or are held. alarm_rows: above the watermark that is
+    on disk, in order of seq.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        engine: Engine,
+        journal: Journal,
+        tail: Tail,
+        outbound: Outbound,
+        arrivals: Arrivals,
+        daemon_alarms: DaemonAlarms,
+        settings: Settings,
+        clock: Clock,
+        log: Any,
+        observer: Observer | None,
+        reader: Reader | None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._engine = engine
+        self._journal = journal
+        self._tail = tail
+        self._outbound = outbound
+        self._arrivals = arrivals
+        self._daemon_alarms = daemon_alarms
+        self._latest_after = settings.scoring.latest_after
+        self._unpublished_at_most = settings.limits.outbox
+        self._clock = clock
+        self._log = log
+        self._observer = observer
+        self._reader = reader
+        self._held: deque[Message] = deque()  # answers that may go out once their entries are durable
+        self._again: deque[Asset] = deque()  # assets whose retained states go out once more
+        self._skipping = False
+        self._skipped_at = 0.0
+        self.answered = 0
+        self.alarm_rows: deque[AlarmRow] = deque()
+
+    # -- one batch --------------------------------------------------------------------------------------------------
+
+    def step(self, now: float) -> bool:
+        """Answer what fits into a batch. now: monotonic seconds. Returns whether there was anything."""
+        if self.unpublished >= self._unpublished_at_most:
+            return False
+        if self._tail.behind:
+            self._tail.refill(self._journal.read(self._tail.position, _REFILL_AT_ONCE))
+        batch = self._pipeline.fill(self._tail, self._journal.committed, latest=self._lags(now))
+        if batch is None:
+            return False
+        begun = self._clock.monotonic()
+        rul, logits = self._infer(batch)
+        seconds = self._clock.monotonic() - begun
+        done = self._pipeline.complete(batch, rul, logits)
+        self._publish(done)
+        if self._reader is not None:
+            self._reader.answered(done.answers, done.changes)
+        if self._observer is not None and len(batch.x):
+            self._observer.batch(len(batch.x), seconds)
+            since_receipt = self._arrivals.waited(begun) + self._clock.monotonic() - begun
+            wall = self._clock.wall()
+            self._observer.answered(since_receipt, [wall - d.time / 1000 for d in batch.due if d.time is not None])
+        self.alarm_rows.extend(done.alarms)
+        self.answered = batch.upto
+        self._arrivals.applied(self._pipeline.applied)
+        return True
+
+    def _infer(self, batch: Batch) -> tuple[Array, Array]:
+        try:
+            return self._engine.infer(batch.x)
+        except EngineError as e:
+            e.exit_code = EXIT_INTERNAL  # it passed its check at the start: a restart may help
+            raise
+
+    @property
+    def lag(self) -> int:
+        """Entries that came in and are not applied yet."""
+        return self._journal.last - self._pipeline.applied
+
+    def _lags(self, now: float) -> bool:
+        """Whether entries have waited for the engine beyond `latest_after`; an alarm says when that begins and ends."""
+        if self._latest_after == "never":
+            return False
+        lagging = self._arrivals.waited(now) > self._latest_after
+        if lagging:
+            self._skipped_at = now
+        # Skipping ends the lag at once and begins again soon, while the load stays; the alarm does not follow that.
+        active = lagging or (self._skipping and now - self._skipped_at < _SKIPPING_ENDS)
+        if active != self._skipping:
+            self._skipping = active
+            self._log.warning("skipping" if active else "skipping_ended", lag_entries=self.lag)
+            wall = round(self._clock.wall() * 1000)
+            self._daemon_alarms.publish("skipping", wall, active=active, value=float(self.lag))
+        return lagging
+
+    # -- what may go out --------------------------------------------------------------------------------------------
+
+    def _publish(self, done: Completed) -> None:
+        """Hand the answers to the transport, from the first unsettled one on once their entries are durable."""
+        go = len(done.messages)
+        if self._held:
+            go = 0  # nothing overtakes what is held
+        elif done.unsettled is not None:
+            wait_from = max(done.unsettled, self._journal.committed + 1)
+            go = next((i for i, message in enumerate(done.messages) if message.seq >= wait_from), go)
+        self._outbound.send(done.messages[:go])
+        self._held.extend(done.messages[go:])
+
+    def release(self) -> None:
+        """Publish what was held for the commit that has just been made."""
+        durable = []
+        while self._held and self._held[0].seq <= self._journal.committed:
+            durable.append(self._held.popleft())
+        if durable:
+            self._outbound.send(durable)
+
+    @property
+    def unpublished(self) -> int:
+        """Messages that wait for the broker or for the disk."""
+        return self._outbound.backlog + len(self._held)
+
+    def publish_again(self) -> bool:
+        """Retained states that the broker may lack: after a restart those of assets that were answered again, and when
+        it has no session for us, every asset's. Only once nothing waits, so that none goes backwards."""
+        if self.lag or self._held or not self._pipeline.idle:
+            return False
+        self._again.extend(self._pipeline.caught_up())
+        if self._outbound.new_session:
+            self._outbound.new_session = False
+            self._again = deque(self._pipeline.lives.assets)
+        if not self._again or self._outbound.backlog >= self._unpublished_at_most:
+            return False
+        assets = [self._again.popleft() for _ in range(min(self._engine.max_batch, len(self._again)))]
+        batch = self._pipeline.again(assets)
+        rul, logits = self._infer(batch)
+        self._outbound.send(self._pipeline.complete(batch, rul, logits).messages)
+        for asset in assets:
+            self._outbound.send(self._pipeline.alarm_states(asset))
+        return True
+
+    # -- the watermark ----------------------------------------------------------------------------------------------
+
+    @property
+    def watermark(self) -> int:
+        oldest = (self._outbound.oldest_seq, self._held[0].seq if self._held else None)
+        return min([self.answered, *(seq - 1 for seq in oldest if seq is not None)])
+
+    def covered(self, upto: int) -> tuple[int, list[AlarmRow]]:
+        """The watermark, at most `upto`, and each asset's alarms as they stood at it."""
+        watermark = max(min(self.watermark, upto), self._journal.watermark)
+        rows: dict[Asset, AlarmRow] = {}
+        for row in self.alarm_rows:
+            if row.seq > watermark:
+                break
+            rows[row.asset] = row
+        return watermark, list(rows.values())
+
+    def saved(self, watermark: int) -> None:
+        """What `covered` gave is on disk."""
+        while self.alarm_rows and self.alarm_rows[0].seq <= watermark:
+            self.alarm_rows.popleft()
+        self._arrivals.answered(watermark)
