@@ -16,7 +16,6 @@ from typing import Protocol
 from edge_rul import __version__
 from edge_rul.commands import (
     check,
-    compile,
     evaluate,
     export,
     install_service,
@@ -26,6 +25,7 @@ from edge_rul.commands import (
     simulate,
     train,
 )
+from edge_rul.commands import compile as compile_
 from edge_rul.commands.arguments import Parser
 from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, EXIT_OK, EdgeRulError
 
@@ -47,7 +47,7 @@ COMMANDS: dict[str, Command] = {
     "model": model,
     "export": export,
     "rescore": rescore,
-    "compile": compile,
+    "compile": compile_,
     "simulate": simulate,
     "install-service": install_service,
 }

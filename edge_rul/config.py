@@ -33,6 +33,8 @@ class Tls(_Settings, frozen=True):
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
+    min_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
+    check_hostname: bool = True
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import msgspec
 
 from edge_rul import bundle as bundles
 from edge_rul.adapters.mqtt import MqttTransport
+from edge_rul.adapters.mqtt_tls import context
 from edge_rul.bundle import Bundle
 from edge_rul.config import Settings, Topics, templates
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
@@ -25,6 +27,7 @@ from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.topic import Template
 from edge_rul.engines import Engine, model_of
 from edge_rul.engines.choose import open_configured
+from edge_rul.secrets import http_token, mqtt_password, refuse_open_secret
 from edge_rul.yaml_file import Source
 
 if TYPE_CHECKING:
@@ -106,57 +109,35 @@ def filters(topics: Topics) -> list[str]:
 
 def build_transport(settings: Settings, source: Source, log: Any, stale: Sequence[str] = ()) -> MqttTransport:
     """The client for these settings, its secrets read. stale: filters to unsubscribe from. Raises ConfigError."""
-    mqtt, topics = settings.mqtt, settings.topics
-    tls = mqtt.tls
-    ca = str(source.file("mqtt.tls.ca", tls.ca)) if tls and tls.ca else None
+    if log is not None and settings.mqtt.tls and not settings.mqtt.tls.check_hostname:
+        log.warning("tls_name_unchecked", broker=settings.mqtt.host, hint="any certificate of the authority is taken")
+    return MqttTransport(
+        settings.mqtt,
+        settings.limits,
+        filters=filters(settings.topics),
+        stale=stale,
+        availability=settings.topics.availability,
+        password=mqtt_password(settings, source),
+        context=tls_context(settings, source),
+        log=log,
+    )
+
+
+def tls_context(settings: Settings, source: Source) -> ssl.SSLContext | None:
+    """What TLS towards the broker has to hold; None without TLS. Raises ConfigError."""
+    if (asked := settings.mqtt.tls) is None:
+        return None
+    ca = str(source.file("mqtt.tls.ca", asked.ca)) if asked.ca else None
     cert = None
-    if tls and tls.cert and tls.key:
-        cert = str(source.file("mqtt.tls.cert", tls.cert)), str(source.file("mqtt.tls.key", tls.key))
-        _refuse_open_secret(Path(cert[1]), "mqtt.tls.key", source)
+    if asked.cert and asked.key:
+        cert = str(source.file("mqtt.tls.cert", asked.cert)), str(key := source.file("mqtt.tls.key", asked.key))
+        refuse_open_secret(key, "mqtt.tls.key", source)
     try:
-        return MqttTransport(
-            mqtt,
-            settings.limits,
-            filters=filters(topics),
-            stale=stale,
-            availability=topics.availability,
-            password=mqtt_password(settings, source),
-            ca=ca,
-            cert=cert,
-            log=log,
-        )
-    except OSError as e:  # ssl.SSLError is one
+        return context(asked, ca, cert)
+    except OSError as e:
         problem = f"ca, cert and key are not what TLS wants: {e}"
-        raise source.error("mqtt.tls", problem, "PEM files; cert and key must belong together") from None
-
-
-def mqtt_password(settings: Settings, source: Source) -> str | None:
-    """From mqtt.password_file, systemd's credential `mqtt_password`, or the environment, in this order.
-
-    Raises ConfigError where the file cannot be read, or everybody can read it.
-    """
-    key = "mqtt.password_file"
-    if settings.mqtt.password_file is not None:
-        path = source.file(key, settings.mqtt.password_file)
-        _refuse_open_secret(path, key, source)
-    elif (directory := os.environ.get("CREDENTIALS_DIRECTORY")) and (Path(directory) / "mqtt_password").exists():
-        path = Path(directory) / "mqtt_password"
-    else:
-        return os.environ.get("EDGE_RUL_MQTT_PASSWORD")
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise source.error(key, f"{path} cannot be read: {e}") from None
-
-
-def _refuse_open_secret(path: Path, key: str, source: Source) -> None:
-    """Raises ConfigError where users other than the file's owner and group may use it. systemd's credentials lie in a
-    directory that only the service enters, so that their own mode does not matter."""
-    if (directory := os.environ.get("CREDENTIALS_DIRECTORY")) and path.is_relative_to(directory):
-        return
-    if (mode := path.stat().st_mode & 0o777) & 0o007:
-        problem = f"{path} is a secret, and every user of this machine may use it: its mode is {mode:o}"
-        raise source.error(key, problem, f"chmod o= {path}; its owner or group must be the user that runs the daemon")
+        hint = "PEM files; cert and key must belong together, and the key must have no passphrase"
+        raise source.error("mqtt.tls", problem, hint) from None
 
 
 def open_history(settings: Settings, state: Path, log: Any) -> History | None:
@@ -193,16 +174,10 @@ def open_http(
     from edge_rul.adapters.http.pages import Catalogue, Pages, ShownInput  # noqa: PLC0415
     from edge_rul.adapters.http.server import HttpServer  # noqa: PLC0415
 
-    token = None
-    if http.token_file:
-        path = source.file("http.token_file", http.token_file)
-        _refuse_open_secret(path, "http.token_file", source)
-        if not (token := path.read_text(encoding="utf-8").strip()):
-            raise source.error("http.token_file", f"{path} is empty, expected a token")
-    tls = None
+    files = None
     if http.tls_cert and http.tls_key:
-        tls = str(source.file("http.tls_cert", http.tls_cert)), str(source.file("http.tls_key", http.tls_key))
-        _refuse_open_secret(Path(tls[1]), "http.tls_key", source)
+        files = str(source.file("http.tls_cert", http.tls_cert)), str(source.file("http.tls_key", http.tls_key))
+        refuse_open_secret(Path(files[1]), "http.tls_key", source)
     manifest = bundle.manifest
     catalogue = Catalogue(
         unit=manifest.rul.unit,
@@ -216,7 +191,15 @@ def open_http(
     metrics = Metrics(info, history, starts=starts, gpu_memory=memory, asset_series=http.asset_series)
     pages = Pages(history, metrics, catalogue, ready=ready)
     server = HttpServer(
-        metrics, http.host, http.port, ready=ready, alive=alive, pages=pages, token=token, tls=tls, log=log
+        metrics,
+        http.host,
+        http.port,
+        ready=ready,
+        alive=alive,
+        pages=pages,
+        token=http_token(settings, source),
+        tls=files,
+        log=log,
     )
     log.info("http", url=server.url)
     return server

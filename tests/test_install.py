@@ -314,7 +314,7 @@ def test_the_copy_of_a_running_journal_is_whole(tmp_path: Path) -> None:
 def test_a_password_that_everybody_can_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, refused: bool
 ) -> None:
-    from edge_rul.wiring import mqtt_password
+    from edge_rul.secrets import mqtt_password
 
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     secret, config = tmp_path / "mqtt.pass", tmp_path / "edge-rul.yaml"

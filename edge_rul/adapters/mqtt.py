@@ -14,6 +14,7 @@ import contextlib
 import functools
 import queue
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edge_rul.adapters.mqtt_tls import hint as tls_hint
 from edge_rul.config import Limits, Mqtt
 from edge_rul.core.outgoing import Message
 from edge_rul.errors import EdgeRulError, SessionTakenOver, TransportError
@@ -61,12 +63,11 @@ class MqttTransport:
         stale: Sequence[str] = (),
         availability: str,
         password: str | None,
-        ca: str | None,
-        cert: tuple[str, str] | None,
+        context: ssl.SSLContext | None,
         log: Any,
     ) -> None:
         """filters: to subscribe to at QoS 1. stale: that an earlier configuration subscribed to, and the session may
-        still hold. availability: topic of `online` and, as the will, `offline`."""
+        still hold. availability: topic of `online` and, as the will, `offline`. context: for TLS, of `mqtt_tls`."""
         self._settings = settings
         self._limits = limits
         self._filters = tuple(filters)
@@ -97,9 +98,9 @@ class MqttTransport:
         self.fatal: EdgeRulError | None = None
         self.dropped_qos0 = 0
         self.refused = 0  # publishes that the broker acknowledged with a failure
-        self._client = self._make_client(password, ca, cert)
+        self._client = self._make_client(password, context)
 
-    def _make_client(self, password: str | None, ca: str | None, cert: tuple[str, str] | None) -> paho.Client:
+    def _make_client(self, password: str | None, context: ssl.SSLContext | None) -> paho.Client:
         five = self._settings.version == 5
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -110,8 +111,8 @@ class MqttTransport:
         )
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, password)
-        if self._settings.tls is not None:
-            client.tls_set(ca, *(cert or (None, None)))  # hostname check on, TLS 1.2 at least
+        if context is not None:
+            client.tls_set_context(context)
         will: Any = None
         if five and self._settings.will_delay:
             will = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
@@ -298,14 +299,19 @@ class MqttTransport:
         self.wake()
 
     def _on_connect_fail(self, _client: paho.Client, _: Any) -> None:
-        reason = repr(sys.exc_info()[1])  # paho calls us from its except clause and passes no reason
+        error = sys.exc_info()[1]  # paho calls us from its except clause and passes no reason
+        self._connect_failed(repr(error), tls_hint(error))
+
+    def _connect_failed(self, reason: str, hint: str) -> None:
+        """Told once as long as the reason stays: it is tried again for ever."""
         if reason != self._failing:
             self._failing = reason
-            self._log.warning("connect_failed", broker=self._broker, reason=reason, action="trying again")
+            more = {"hint": hint} if hint else {}
+            self._log.warning("connect_failed", broker=self._broker, reason=reason, action="trying again", **more)
         self.attempted.set()
 
     def _on_disconnect(self, client: paho.Client, _: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
-        self.connected = self.subscribed = False
+        accepted, self.connected, self.subscribed = self.connected, False, False
         if code.value == _TAKEN_OVER and flags.is_disconnect_packet_from_server:
             client_id = self._settings.client_id
             problem = f"another client connected as {client_id!r}"
@@ -313,6 +319,14 @@ class MqttTransport:
                 SessionTakenOver("receive", self._broker, problem, hint="give each daemon its own mqtt.client_id")
             )
             client.disconnect()
+        elif not accepted:
+            # With TLS 1.3 a broker that wants a certificate says so only now, by hanging up.
+            hint = (
+                "does the broker want a client certificate? mqtt.tls.cert and mqtt.tls.key"
+                if self._settings.tls
+                else ""
+            )
+            self._connect_failed(self._failing or "the broker hung up before it accepted us", hint)
         elif code.is_failure:
             self._log.warning("disconnected", broker=self._broker, reason=str(code), action="trying again")
             # Some brokers (Mosquitto 2.0.11) close the older connection without a word when another client takes over.
