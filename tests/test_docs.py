@@ -94,3 +94,11 @@ def test_links_lead_somewhere(path: Path) -> None:
             headings = re.findall(r"(?m)^#+ (.*)$", found.read_text(encoding="utf-8"))
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, f"{path.name} links to {target}"
+
+
+def test_the_training_configuration_shown_is_one(tmp_path: Path) -> None:
+    from edge_rul.training import settings
+
+    path = tmp_path / "pumps.yaml"
+    path.write_text(blocks((ROOT / "docs" / "own-data.md").read_text(encoding="utf-8"), "yaml")[0])
+    assert settings.load_settings(path).name == "pumps"

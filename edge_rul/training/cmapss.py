@@ -17,6 +17,8 @@ import numpy as np
 
 from edge_rul.core.normalise import Array
 from edge_rul.errors import DataError
+from edge_rul.training.format import Format, Protocol
+from edge_rul.training.parts import Part
 from edge_rul.training.table import Index, Table
 
 SETTINGS = ("setting1", "setting2", "setting3")
@@ -27,6 +29,26 @@ SENSORS = (
 )
 # fmt: on
 COLUMNS = (*SETTINGS, *SENSORS)
+
+
+class CmapssSettings(Format, frozen=True, kw_only=True, tag="cmapss"):
+    """subset: FD001 to FD004, as the files' names say. The files are split already. The test engines are cut off before
+    they fail, and the standard protocol judges the last window of each."""
+
+    subset: str
+    protocol: Protocol = "last_windows"
+
+    def __post_init__(self) -> None:
+        if self.split is not None:
+            raise ValueError("C-MAPSS is published as a train and a test file: expected no split")
+
+    @property
+    def called(self) -> str:
+        return self.subset
+
+    def read(self, data: Path, part: Part, inputs: Sequence[str]) -> Table:
+        """See Format.read."""
+        return load(data, self.subset, part, inputs)
 
 
 def load(data: Path, subset: str, part: str, inputs: Sequence[str]) -> Table:

@@ -64,7 +64,7 @@ def train_command(
     if threads:
         torch.set_num_threads(threads)
     content = config.read_bytes()
-    lives = dataset.load(chosen.dataset, data, "train", [i.name for i in chosen.inputs])
+    lives = dataset.load(chosen.dataset, data, "train", [i.name for i in chosen.inputs], chosen.rul.unit)
     rest, kept = table.split(lives, chosen.calibration.share, chosen.calibration.seed)
     calibration = windows.full_windows(kept, chosen.window)
     validation = None
@@ -133,18 +133,21 @@ def evaluate_command(bundle: Path, data: Path, *, json: bool = False) -> int:
 def as_text(report: Report) -> str:
     """The report as a small table."""
     padded = f", {report.padded} of them shorter than the window and padded" if report.padded else ""
+    judged = f"all {report.windows} full windows of {report.engines} lives"
+    if report.protocol == "last_windows":
+        judged = f"last window of each of {report.engines} engines"
     rows = [
         ("RMSE", f"{report.rmse:.2f} {report.unit}"),
         ("mean absolute error", f"{report.mae:.2f} {report.unit}"),
         ("bias", f"{report.bias:+.2f} {report.unit}"),
-        ("NASA score", f"{report.nasa_score:.1f}"),
+        *([] if report.nasa_score is None else [("NASA score", f"{report.nasa_score:.1f}")]),
         ("class accuracy", f"{report.accuracy:.1%}"),
         ("macro F1", f"{report.macro_f1:.3f}"),
     ]
     return "\n".join(
         [
             f"{report.bundle} {report.sha256[:12]} on the test set of {report.subset}",
-            f"last window of each of {report.engines} engines{padded}; labels capped at {report.cap:g} {report.unit}",
+            f"{judged}{padded}; labels capped at {report.cap:g} {report.unit}",
             "",
             *(f"  {name:<20} {value}" for name, value in rows),
         ]

@@ -1,47 +1,42 @@
 """Which data set, and the loader that reads it.
 
-Owns the registry of formats. A format is one module with `load(data, subset, part, inputs) -> Table`; the rest of
-training sees only the table. Must not know windows, the network or torch.
+Owns the list of formats. A format is one module with a Struct of its keys and a `read`; the rest of training sees only
+the table. Must not know windows, the network or torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
+import numpy as np
 
 from edge_rul.errors import ConfigError, DataError
-from edge_rul.training import cmapss
+from edge_rul.training.cmapss import CmapssSettings
+from edge_rul.training.format import cycles_to, tidy
+from edge_rul.training.parts import Part, take
+from edge_rul.training.run_to_failure import TableSettings
 from edge_rul.training.table import Table
 
-Part = Literal["train", "test"]
-Loader = Callable[[Path, str, Part, Sequence[str]], Table]
-
-LOADERS: dict[str, Loader] = {"cmapss": cmapss.load}
+DatasetSettings = CmapssSettings | TableSettings
 
 
-class DatasetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """format: a name in LOADERS. subset: the part of the data set that the format's file names speak of."""
+def load(settings: DatasetSettings, data: Path, part: Part, inputs: Sequence[str], unit: str = "cycles") -> Table:
+    """Read the lives of `part` from the directory or file `data`, with the named inputs in this order.
 
-    format: str
-    subset: str
-
-    def __post_init__(self) -> None:
-        if self.format not in LOADERS:
-            raise ValueError(f"format is {self.format!r}, expected one of {', '.join(sorted(LOADERS))}")
-
-
-def load(settings: DatasetSettings, data: Path, part: Part, inputs: Sequence[str]) -> Table:
-    """Read the lives of `part` from the directory `data`, with the named inputs in this order.
-
-    Raises DataError with file:line where a file is missing or malformed, and ConfigError where the format has no
-    such input.
+    unit: of the RUL; one of time needs dataset.seconds_per_cycle. Raises DataError with file:line where a file is
+    missing or malformed, and ConfigError where the format has no such input.
     """
-    if not data.is_dir():
+    if not data.exists():
         raise DataError("load data set", str(data), "there is no such directory", hint="name the directory by --data")
+    per_cycle = cycles_to(unit, settings.seconds_per_cycle)
     try:
-        return LOADERS[settings.format](data, settings.subset, part, inputs)
+        table = settings.read(data, part, inputs)
     except KeyError as e:
-        raise ConfigError("load data set", "inputs", f"{settings.format} has no column {e.args[0]!r}") from e
+        name = type(settings).__struct_config__.tag
+        raise ConfigError("load data set", "inputs", f"{name} has no column {e.args[0]!r}") from e
+    table = tidy(table, settings.rows)
+    if settings.split is not None:
+        table = take(table, settings.split, part)
+    return msgspec.structs.replace(table, rul=table.rul * np.float32(per_cycle), max_gap=settings.max_gap)

@@ -15,31 +15,36 @@ from edge_rul.core.normalise import Array
 from edge_rul.engines import infer_all, open_engine
 from edge_rul.errors import BundleError
 from edge_rul.training import dataset
+from edge_rul.training.format import Protocol
 from edge_rul.training.metrics import scores
+from edge_rul.training.parts import Part
 from edge_rul.training.table import Table
-from edge_rul.training.windows import labels, last_windows
+from edge_rul.training.windows import full_windows, labels, last_windows
 
 BATCH = 64  # ONNX Runtime is fastest between 16 and 64
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Figures by the standard protocol: the last window of each test life, its label capped.
+    """Figures on test lives by the data set's protocol: the last window of each, or all full windows; labels capped.
 
-    padded: lives shorter than the window, padded at the front by repeating their first reading. rmse, mae, bias, cap
-    in `unit`; bias is predicted - true.
+    engines: lives. padded: those shorter than the window, padded at the front by repeating their first reading. rmse,
+    mae, bias, cap in `unit`, over the windows whose RUL is known; bias is predicted - true. nasa_score: only for last
+    windows, since it is a sum over lives.
     """
 
     bundle: str
     sha256: str
     subset: str
+    protocol: Protocol
     engines: int
+    windows: int
     padded: int
     unit: str
     cap: float
     rmse: float
     mae: float
     bias: float
-    nasa_score: float
+    nasa_score: float | None
     accuracy: float
     macro_f1: float
 
@@ -54,29 +59,43 @@ def predict_windows(bundle: Bundle, raw_windows: Array, *, threads: int = 0) -> 
         return infer_all(engine, bundle.manifest.normaliser.apply(raw_windows))
 
 
-def load_table(bundle: Bundle, data_dir: Path, part: dataset.Part) -> Table:
-    """The lives of the data set that the bundle was trained on, with the bundle's inputs. Raises DataError."""
-    manifest = bundle.manifest
+def dataset_of(bundle: Bundle) -> dataset.DatasetSettings:
+    """Which data set the bundle was trained on, and how it is split."""
     try:
-        settings = msgspec.convert(manifest.training["dataset"], dataset.DatasetSettings)
+        settings: dataset.DatasetSettings = msgspec.convert(
+            bundle.manifest.training["dataset"], dataset.DatasetSettings
+        )
     except (KeyError, msgspec.ValidationError) as e:
         raise BundleError("evaluate", str(bundle.path), f"training.dataset names no data set: {e}") from e
-    return dataset.load(settings, data_dir, part, [i.name for i in manifest.inputs])
+    return settings
+
+
+def load_table(bundle: Bundle, data_dir: Path, part: Part) -> Table:
+    """The lives of the data set that the bundle was trained on, with the bundle's inputs. Raises DataError."""
+    manifest = bundle.manifest
+    return dataset.load(dataset_of(bundle), data_dir, part, [i.name for i in manifest.inputs], manifest.rul.unit)
 
 
 def evaluate(bundle: Bundle, data_dir: Path, *, threads: int = 0) -> Report:
     """Judge the bundle on the test lives in `data_dir`. Raises DataError, BundleError or EngineError."""
-    manifest = bundle.manifest
-    windows = last_windows(load_table(bundle, data_dir, "test"), manifest.window)
+    manifest, settings = bundle.manifest, dataset_of(bundle)
+    table = load_table(bundle, data_dir, "test")
+    cut = {"last_windows": last_windows, "all_windows": full_windows}[settings.protocol]
+    windows = cut(table, manifest.window)
     true = labels(windows, manifest.rul.max, manifest.classes)
     rul, logits = predict_windows(bundle, windows.raw(), threads=threads)
+    figures = msgspec.structs.asdict(scores(rul, logits, true.rul, true.health, true.is_lower_bound))
+    if settings.protocol != "last_windows":
+        figures["nasa_score"] = None
     return Report(
         bundle=manifest.name,
         sha256=bundle.sha256,
-        subset=manifest.training["dataset"]["subset"],
-        engines=len(windows),
+        subset=settings.called,
+        protocol=settings.protocol,
+        engines=len(table.starts),
+        windows=len(windows),
         padded=int((windows.padding > 0).sum()),
         unit=manifest.rul.unit,
         cap=manifest.rul.max,
-        **msgspec.structs.asdict(scores(rul, logits, true.rul, true.health)),
+        **figures,
     )

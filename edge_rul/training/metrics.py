@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_rul.core.normalise import Array
-from edge_rul.training.table import Index
+from edge_rul.training.table import Index, Mask
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,9 +26,16 @@ class Scores(msgspec.Struct, frozen=True):
     macro_f1: float
 
 
-def scores(rul: Array, logits: Array, true_rul: Array, true_health: Index) -> Scores:
-    """rul, true_rul: (N,). logits: (N, C). true_health: (N,) class indices, where a negative one is not counted."""
+def scores(
+    rul: Array, logits: Array, true_rul: Array, true_health: Index, is_lower_bound: Mask | None = None
+) -> Scores:
+    """rul, true_rul: (N,). logits: (N, C). true_health: (N,) class indices, where a negative one is not counted.
+
+    is_lower_bound: (N,) windows whose RUL is not known, so that they count for the health figures alone.
+    """
     error = rul.astype(np.float64) - true_rul  # (N,)
+    if is_lower_bound is not None:
+        error = error[~is_lower_bound]
     known = true_health >= 0
     health = logits.argmax(axis=1)[known]
     return Scores(

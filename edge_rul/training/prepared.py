@@ -73,4 +73,5 @@ def predict(model: DualTaskModel, prepared: Prepared) -> tuple[Array, Array]:
 def score(model: DualTaskModel, prepared: Prepared) -> Scores:
     """Figures over all windows, in the RUL's unit."""
     rul, logits = predict(model, prepared)
-    return scores(rul, logits, prepared.labels.rul, prepared.labels.health)
+    true = prepared.labels
+    return scores(rul, logits, true.rul, true.health, true.is_lower_bound)

@@ -29,6 +29,9 @@ class Table(msgspec.Struct, frozen=True):
     rul:            (N,) float32, life left after the reading, in the data set's unit, not capped
     is_lower_bound: (N,) True where the life was not seen to fail: it lasts at least `rul` longer
     files:          sha256 of each file that was read, by its name
+    groups:         what the data set says of an asset, by its name: its published part, its role
+    max_gap:        missing cycles in a row that a window may span; None for any number
+    rules:          how many readings or values a rule dropped or mended, by the rule
     """
 
     asset: npt.NDArray[np.str_]
@@ -38,6 +41,9 @@ class Table(msgspec.Struct, frozen=True):
     rul: Array
     is_lower_bound: Mask
     files: dict[str, str]
+    groups: dict[str, str] = {}
+    max_gap: int | None = None
+    rules: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.asset)
@@ -55,16 +61,35 @@ class Table(msgspec.Struct, frozen=True):
 
     def of(self, assets: Collection[str]) -> Table:
         """The rows of these assets only."""
-        keep = np.isin(self.asset, list(assets))
-        return Table(
-            asset=self.asset[keep],
-            life=self.life[keep],
-            cycle=self.cycle[keep],
-            inputs=self.inputs[keep],
-            rul=self.rul[keep],
-            is_lower_bound=self.is_lower_bound[keep],
-            files=self.files,
-        )
+        return self.where(np.isin(self.asset, list(assets)))
+
+    def where(self, keep: Mask) -> Table:
+        """Some rows only. keep: (N,)"""
+        rows = ("asset", "life", "cycle", "inputs", "rul", "is_lower_bound")
+        return msgspec.structs.replace(self, **{name: getattr(self, name)[keep] for name in rows})
+
+
+def table_of_lives(
+    *,
+    asset: npt.NDArray[np.str_],
+    life: Index,
+    cycle: Index,
+    inputs: Array,
+    failed: Mask,
+    files: dict[str, str],
+    groups: dict[str, str],
+    rules: dict[str, int] | None = None,
+) -> Table:
+    """A table whose lives end with their last reading. failed: (N,) whether the reading's life was seen to fail there.
+
+    The RUL is in cycles, 0 at a life's last reading.
+    """
+    unknown = np.zeros(len(asset), np.float32)
+    table = Table(asset, life, cycle, inputs, unknown, ~failed, files, groups, rules=rules or {})
+    starts = table.starts  # (L,)
+    ends = np.append(starts[1:], len(table)) - 1  # (L,)
+    rul = np.repeat(cycle[ends], ends - starts + 1) - cycle  # (N,)
+    return msgspec.structs.replace(table, rul=rul.astype(np.float32))
 
 
 def split(table: Table, share: float, seed: int) -> tuple[Table, Table]:

@@ -62,14 +62,16 @@ class Windows(msgspec.Struct, frozen=True):
 
 
 def full_windows(table: Table, length: int, stride: int = 1) -> Windows:
-    """Every window that lies wholly within a life, in the table's order.
+    """Every window that lies wholly within a life and spans no longer hole than the table's `max_gap`, in its order.
 
     With a stride above 1 they are counted back from each life's last reading, so that the end of life, which matters
     most, is never skipped.
     """
     first, last = [], []
+    unbroken = _unbroken(table)  # (N,)
     for start, stop in _lives(table):
         ends = np.arange(stop - 1, start + length - 2, -stride, dtype=np.int64)[::-1]  # (n,)
+        ends = ends[ends - length + 1 >= unbroken[ends]]
         first.append(np.full(len(ends), start, np.int64))
         last.append(ends)
     nothing = np.zeros(0, np.int64)
@@ -82,6 +84,16 @@ def last_windows(table: Table, length: int) -> Windows:
     first = np.array([start for start, _ in lives], np.int64)
     last = np.array([stop - 1 for _, stop in lives], np.int64)
     return Windows(table, length, first, last)
+
+
+def _unbroken(table: Table) -> Index:
+    """(N,) the first row from which on each row is reached without a hole of more than `max_gap` cycles."""
+    broken = np.ones(len(table), np.bool_)  # (N,) whether a row does not go on from the one before
+    if table.max_gap is None or not len(table):
+        return np.zeros(len(table), np.int64)
+    broken[1:] = np.diff(table.cycle) > table.max_gap + 1
+    unbroken: Index = np.maximum.accumulate(np.where(broken, np.arange(len(table)), 0))  # (N,)
+    return unbroken
 
 
 def _lives(table: Table) -> list[tuple[int, int]]:

@@ -11,9 +11,10 @@ import pytest
 
 from edge_rul.errors import ConfigError, DataError
 from edge_rul.training import cmapss
-from edge_rul.training.dataset import DatasetSettings, load
+from edge_rul.training.cmapss import CmapssSettings
+from edge_rul.training.dataset import load
 
-FD001 = DatasetSettings("cmapss", "FD001")
+FD001 = CmapssSettings(subset="FD001")
 
 
 def test_reads_the_named_sensors_in_the_configurations_order(engines: Path) -> None:
