@@ -185,6 +185,12 @@ class HttpSettings(_Settings, frozen=True):
             raise ValueError(f"`host` is {self.host}: beyond loopback `token_file` or `tls_cert` is needed")
 
 
+class ServiceSettings(_Settings, frozen=True):
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = (
+        8.0  # from the signal to stop, for what is unanswered
+    )
+
+
 class Settings(_Settings, frozen=True):
     """The daemon's settings. Relative paths are relative to the configuration file's directory."""
 
@@ -198,6 +204,7 @@ class Settings(_Settings, frozen=True):
     scoring: ScoringSettings = ScoringSettings()
     journal: JournalSettings = JournalSettings()
     http: HttpSettings | None = None
+    service: ServiceSettings = ServiceSettings()
     limits: Limits = Limits()
     log: LogSettings = LogSettings()
 

@@ -25,6 +25,7 @@ from edge_rul.core.outgoing import Outgoing
 from edge_rul.engines.choose import gpu_losses
 from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EXIT_OK
+from edge_rul.progress import Progress
 from edge_rul.starts import Starts
 from edge_rul.wiring import (
     Subscriptions,
@@ -45,28 +46,7 @@ if TYPE_CHECKING:
 
 _PUBLISHED_EVERY = 5.0  # seconds between two messages of statistics
 _LOGGED_EVERY = 60.0
-_STUCK = 60.0  # seconds without a turn of the loop after which we are not healthy
-_DRAIN = 8.0  # seconds from the first signal to the end
-
-
-class Health:
-    """What /healthz and /readyz say. Read by the server's thread; written by the worker's."""
-
-    def __init__(self) -> None:
-        self.serving = False
-        self.connected = False
-        self.stepped = time.monotonic()
-
-    def alive(self) -> str:
-        """Why a restart would help, or "": the worker has not come round for a long time."""
-        stuck = time.monotonic() - self.stepped
-        return f"the worker has not come round for {stuck:.0f} s" if self.serving and stuck > _STUCK else ""
-
-    def ready(self) -> str:
-        """Why nothing is answered now, or ""."""
-        if not self.serving:
-            return "starting or stopping"
-        return self.alive() or ("" if self.connected else "not connected to the broker")
+_CLOSING = 4.0  # seconds beyond the drain that the manager is asked for
 
 
 class SystemClock:
@@ -97,7 +77,7 @@ def run(path: Path) -> int:
             engine=f"{engine.name} {engine.version} {engine.precision}",
             golden_windows=len(bundle.golden.rul),
         )
-        outgoing, health = build_outgoing(settings), Health()
+        outgoing, progress = build_outgoing(settings), Progress()
         info = {
             "version": __version__,
             "bundle": bundle.manifest.name,
@@ -117,8 +97,8 @@ def run(path: Path) -> int:
             history,
             info=info,
             starts=starts.counts,
-            ready=health.ready,
-            alive=health.alive,
+            ready=progress.ready,
+            alive=progress.alive,
             log=log,
         )
         worker = Worker(
@@ -149,8 +129,9 @@ def run(path: Path) -> int:
             )
         transport.on_subscribed = lambda: subscriptions.save(filters(settings.topics))
         log.info("starting", topics=list(settings.topics.readings), alarms=[rule.name for rule in settings.alarms])
+        status = f"{bundle.manifest.name} on {engine.name}"
         try:
-            _serve(worker, transport, outgoing, health, server, log, f"{bundle.manifest.name} on {engine.name}")
+            _serve(worker, transport, outgoing, progress, server, log, settings.service.drain_seconds, status)
         finally:
             if server is not None:
                 server.close()
@@ -164,9 +145,10 @@ def _serve(
     worker: Worker,
     transport: MqttTransport,
     outgoing: Outgoing,
-    health: Health,
+    progress: Progress,
     server: HttpServer | None,
     log: Any,
+    drain_seconds: float,
     status: str,
 ) -> None:
     """Start, loop until a signal, drain. A second signal ends the process at once. status: what is served, in words."""
@@ -183,17 +165,24 @@ def _serve(
     signal.signal(signal.SIGINT, stop)
     transport.start()
     transport.attempted.wait(10.0)
-    health.serving = True
+    progress.serving = True
     log.info("ready", serving=status)
     systemd.notify("READY=1", f"STATUS=serving {status}")
     publish_at = log_at = time.monotonic()
-    busy = False
+    busy, stood, watchdog = False, "", systemd.Watchdog()
     while not signals:
         transport.wait(0.0 if busy else worker.pause())  # under load too: it tells of what ended the transport
         busy = worker.step()
         worker.tick()
         now = time.monotonic()
-        health.connected, health.stepped = transport.connected, now
+        progress.connected = transport.connected
+        for part, at in (("worker", now), ("network loop", transport.turned), ("publisher", transport.drained)):
+            progress.moved(part, at)
+        if not (stands := progress.alive()):
+            watchdog.feed(now)
+        elif not stood:
+            log.error("stands_still", problem=stands, action="the watchdog is fed no more")
+        stood = stands
         if now >= publish_at:
             publish_at = now + _PUBLISHED_EVERY
             statistics = worker.statistics()
@@ -203,17 +192,22 @@ def _serve(
         if now >= log_at:
             log_at = now + _LOGGED_EVERY
             _log_statistics(log, worker)
-    health.serving = False
-    systemd.notify("STOPPING=1")
+    progress.serving = False
+    _drain(worker, transport, watchdog, drain_seconds, log)
+    _log_statistics(log, worker)
+    log.info("stopped")
+
+
+def _drain(worker: Worker, transport: MqttTransport, watchdog: systemd.Watchdog, seconds: float, log: Any) -> None:
+    """Take in nothing more, answer what the deadline allows, and leave a session that persists."""
+    systemd.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((seconds + _CLOSING) * 1e6)}")
     log.info("stopping", lag=worker.lag, unpublished=worker.unpublished)
-    deadline = time.monotonic() + _DRAIN
+    deadline = time.monotonic() + seconds
     while worker.step(intake=False) and time.monotonic() < deadline:
-        pass
+        watchdog.feed(time.monotonic())
     worker.commit()  # what was taken in is durable and acknowledged before we go
     transport.close(deadline)
     worker.commit()  # with the watermark of what the broker has acknowledged by now
-    _log_statistics(log, worker)
-    log.info("stopped")
 
 
 def _log_statistics(log: Any, worker: Worker) -> None:

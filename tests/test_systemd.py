@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import select
@@ -25,10 +26,10 @@ from conftest import ROOT, Broker, absent, free_port, start_mosquitto
 
 from bundles import bundle_parts
 from edge_rul import bundle as bundles
-from edge_rul import daemon
 from edge_rul.adapters import systemd
 from edge_rul.bundle import Bundle, Golden
 from edge_rul.cli import _parser
+from edge_rul.config import ServiceSettings
 from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, EXIT_TAKEOVER
 
 UNIT = ROOT / "systemd" / "edge-rul.service"
@@ -134,7 +135,9 @@ def test_the_unit_and_the_daemon_agree() -> None:
     assert found["Restart"] == ["on-failure"]
     assert found["StartLimitIntervalSec"] == ["0"]
     # The drain, and the first connection, which is waited for where a stop comes early.
-    assert int(found["TimeoutStopSec"][0]) > daemon._DRAIN + 10 + 2
+    assert int(found["TimeoutStopSec"][0]) > ServiceSettings().drain_seconds + 10 + 2
+    # A turn of the worker waits a second at most, and what stands is noticed once its own deadline has passed.
+    assert int(found["WatchdogSec"][0]) / 4 > 1
     sources = "".join(path.read_text() for path in (ROOT / "edge_rul").rglob("*.py"))
     assert ("WatchdogSec" in found) == ('"WATCHDOG=1"' in sources), "a watchdog is asked for where it is fed"
     assert ("ExecReload" in found) == ("SIGHUP" in sources), "a HUP is sent where it does not end the daemon"
@@ -255,6 +258,44 @@ def test_notify_without_a_manager_does_nothing(address: str | None, monkeypatch:
     assert systemd.notify("READY=1") is False
 
 
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The socket that a manager listens on; without a word `recv` raises BlockingIOError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield sock
+
+
+def test_the_watchdog_is_fed_at_a_quarter_of_what_is_allowed(
+    told: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "8000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    watchdog = systemd.Watchdog()
+    fed = []
+    for now in (100.0, 101.9, 102.0, 103.9, 110.0):
+        watchdog.feed(now)
+        with contextlib.suppress(BlockingIOError):
+            assert told.recv(4096) == b"WATCHDOG=1"
+            fed.append(now)
+    assert fed == [100.0, 102.0, 110.0]
+
+
+@pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "8000000", "WATCHDOG_PID": "1"}])
+def test_nothing_is_fed_where_no_watchdog_waits_for_us(
+    told: socket.socket, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    systemd.Watchdog().feed(100.0)
+    with pytest.raises(BlockingIOError):
+        told.recv(4096)
+
+
 # -- the daemon under a manager --------------------------------------------------------------------------------------
 
 
@@ -264,7 +305,9 @@ _COMMAND = "import sys; from edge_rul.cli import main; sys.exit(main())"
 class Service:
     """`edge-rul run` as a manager starts it."""
 
-    def __init__(self, directory: Path, bundle: Path, port: int, address: str, prelude: str = "") -> None:
+    def __init__(
+        self, directory: Path, bundle: Path, port: int, address: str, prelude: str = "", **environment: str
+    ) -> None:
         """prelude: Python that runs before the command."""
         config = directory / "edge-rul.yaml"
         config.write_text(
@@ -275,7 +318,7 @@ class Service:
         self._out: IO[bytes] = self.log.open("wb")
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"{prelude}\n{_COMMAND}", "run", "--config", str(config)],
-            env={**os.environ, "NOTIFY_SOCKET": address, "STATE_DIRECTORY": str(directory / "state")},
+            env={**os.environ, "NOTIFY_SOCKET": address, "STATE_DIRECTORY": str(directory / "state"), **environment},
             stdout=self._out,
             stderr=self._out,
         )
@@ -304,8 +347,8 @@ class Service:
 def start(tmp_path: Path, manager: tuple[str, socket.socket]) -> Iterator[Callable[..., Service]]:
     services: list[Service] = []
 
-    def start(bundle: Path, port: int, prelude: str = "") -> Service:
-        services.append(Service(tmp_path, bundle, port, manager[0], prelude))
+    def start(bundle: Path, port: int, prelude: str = "", **environment: str) -> Service:
+        services.append(Service(tmp_path, bundle, port, manager[0], prelude, **environment))
         return services[-1]
 
     yield start
@@ -339,7 +382,8 @@ def test_ready_and_stopping_arrive_whether_or_not_a_broker_is_there(
     assert '"event": "verified"' in service.events()
     assert ('"event": "connected"' in service.events()) != ('"event": "connect_failed"' in service.events())
     service.process.send_signal(number)
-    assert service.told(manager[1]) == ["STOPPING=1"], service.events()
+    # Beside what the unit allows, as much as the drain may take.
+    assert service.told(manager[1]) == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=12000000"], service.events()
     assert service.process.wait(30) == 0, service.events()
     assert '"event": "stopped"' in service.events()
 
@@ -416,3 +460,136 @@ Engine.infer, systemd.notify = failing, notify_and_break
             break
     assert service.process.poll() == EXIT_INTERNAL, service.events()
     assert "infer: onnxruntime: out of memory" in service.events()
+
+
+# SIGUSR1 freezes a part. `turned` is written for each turn of the loop, so that a test can wait for turns and not for
+# time; deadlines are short, since the test waits for them.
+_FREEZES = """
+import os, signal, sys, threading, time
+from edge_rul import progress, worker
+from edge_rul.adapters import mqtt
+
+progress.DEADLINES.update({deadlines})
+frozen = threading.Event()
+signal.signal(signal.SIGUSR1, lambda *_: frozen.set())
+
+def freezing(kind, name):
+    original = getattr(kind, name)
+    def call(*arguments):
+        if frozen.is_set() and {stuck}:
+            print("frozen", file=sys.stderr, flush=True)
+            threading.Event().wait()
+        return None if frozen.is_set() and {deaf} else original(*arguments)
+    setattr(kind, name, call)
+
+freezing({kind}, {name!r})
+tick = worker.Worker.tick
+def turned(self):
+    print("turned", file=sys.stderr, flush=True)
+    tick(self)
+worker.Worker.tick = turned
+"""
+
+
+def wait_for(service: Service, text: str, count: int = 1) -> None:
+    """Until the log holds `text` so often; fails where the process ends before."""
+    for _ in range(6000):
+        if service.events().count(text) >= count:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            service.process.wait(0.01)
+            break
+    pytest.fail(f"{text!r} {count} times:\n{service.events()[-3000:]}")
+
+
+def drained(sock: socket.socket) -> list[bytes]:
+    """What was told and not read yet."""
+    found = []
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(sock.recv(4096))
+    sock.setblocking(True)
+    return found
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+@pytest.mark.parametrize(
+    ("part", "kind", "name", "deaf"),
+    [
+        ("worker", "worker.Worker", "step", False),
+        ("network loop", "mqtt._Client", "loop_misc", False),
+        ("publisher", "mqtt.MqttTransport", "_on_publish", True),
+    ],
+)
+def test_the_watchdog_is_fed_until_a_part_stands_still(
+    start: Callable[..., Service],
+    manager: tuple[str, socket.socket],
+    mosquitto: Broker,
+    tiny_bundle: Bundle,
+    part: str,
+    kind: str,
+    name: str,
+    deaf: bool,
+) -> None:
+    prelude = _FREEZES.format(deadlines={part: 3.0}, kind=kind, name=name, stuck=not deaf, deaf=deaf)
+    service = start(tiny_bundle.path, mosquitto.port, prelude, WATCHDOG_USEC="1000")
+    assert service.told(manager[1])[0] == "READY=1"
+    for _ in range(5):
+        assert service.told(manager[1]) == ["WATCHDOG=1"], service.events()
+    service.process.send_signal(signal.SIGUSR1)
+    if not deaf:
+        wait_for(service, "frozen")
+    else:  # something has to wait for an acknowledgement that is not heard
+        readings = [{"cycle": cycle, "values": [10, 20, 30]} for cycle in range(10)]
+        paho.mqtt.publish.single(
+            "plant/one/cycle", json.dumps(readings), qos=1, hostname="127.0.0.1", port=mosquitto.port
+        )
+    if part == "worker":  # nobody else feeds, and who feeds is frozen: it needs no turn to be told
+        drained(manager[1])
+    else:
+        wait_for(service, '"event": "stands_still"')
+        assert f"the {part} has not moved" in service.events()
+        drained(manager[1])
+        wait_for(service, "turned", service.events().count("turned") + 3)
+    assert drained(manager[1]) == []
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+def test_a_broker_that_goes_keeps_nobody_from_feeding_the_watchdog(
+    start: Callable[..., Service], manager: tuple[str, socket.socket], mosquitto: Broker, tiny_bundle: Bundle
+) -> None:
+    """Though answers wait for it all the time."""
+    prelude = _FREEZES.format(
+        deadlines={"worker": 3.0, "publisher": 0.5},
+        kind="mqtt.MqttTransport",
+        name="_on_publish",
+        stuck=False,
+        deaf=True,
+    )
+    service = start(tiny_bundle.path, mosquitto.port, prelude, WATCHDOG_USEC="1000")
+    assert service.told(manager[1])[0] == "READY=1"
+    wait_for(service, '"event": "connected"')
+    service.process.send_signal(signal.SIGUSR1)
+    mosquitto.process.kill()
+    wait_for(service, '"event": "connect_failed"')
+    drained(manager[1])
+    for _ in range(4):
+        assert service.told(manager[1]) == ["WATCHDOG=1"], service.events()
+    assert "stands_still" not in service.events()
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+def test_a_second_signal_ends_the_drain(
+    start: Callable[..., Service], manager: tuple[str, socket.socket], mosquitto: Broker, tiny_bundle: Bundle
+) -> None:
+    """At once, with a code that says so: what is left is answered after the next start."""
+    prelude = _FREEZES.format(deadlines={}, kind="mqtt.MqttTransport", name="close", stuck=True, deaf=False)
+    service = start(tiny_bundle.path, mosquitto.port, prelude)
+    assert service.told(manager[1])[0] == "READY=1"
+    service.process.send_signal(signal.SIGUSR1)
+    service.process.send_signal(signal.SIGTERM)
+    assert service.told(manager[1])[0] == "STOPPING=1"
+    wait_for(service, "frozen")
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(30) == 128 + signal.SIGTERM

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -49,6 +49,16 @@ class Received(msgspec.Struct, frozen=True):
     qos: int
     mid: int
     connection: int
+
+
+class _Client(paho.Client):
+    """paho's, which notes each turn of its loop. turned: monotonic seconds."""
+
+    turned = 0.0
+
+    def loop_misc(self) -> MQTTErrorCode:
+        self.turned = time.monotonic()
+        return super().loop_misc()
 
 
 class MqttTransport:
@@ -98,11 +108,12 @@ class MqttTransport:
         self.fatal: EdgeRulError | None = None
         self.dropped_qos0 = 0
         self.refused = 0  # publishes that the broker acknowledged with a failure
+        self.drained = 0.0  # monotonic time at which nothing waited for an acknowledgement, or one came
         self._client = self._make_client(password, context)
 
-    def _make_client(self, password: str | None, context: ssl.SSLContext | None) -> paho.Client:
+    def _make_client(self, password: str | None, context: ssl.SSLContext | None) -> _Client:
         five = self._settings.version == 5
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
             protocol=paho.MQTTv5 if five else paho.MQTTv311,
@@ -134,6 +145,7 @@ class MqttTransport:
     def start(self) -> None:
         """Connect in the background, and again whenever the connection breaks."""
         before = set(threading.enumerate())
+        self._client.turned = self.drained = time.monotonic()
         self._client.connect_async(
             self._settings.host, self._settings.port, self._settings.keepalive, **self._session()
         )
@@ -185,6 +197,11 @@ class MqttTransport:
             self._client.ack(message.mid, message.qos)
 
     @property
+    def turned(self) -> float:
+        """Monotonic time of the network loop's last turn, or of the last attempt to connect."""
+        return self._client.turned
+
+    @property
     def backlog(self) -> int:
         """Messages that wait for the broker, in flight or not."""
         return len(self._outbox) + len(self._in_flight)
@@ -209,6 +226,8 @@ class MqttTransport:
 
     def pump(self) -> None:
         """Account for what the broker acknowledged, and hand paho what now fits into the window."""
+        if self._published or not self._in_flight or not self.connected:
+            self.drained = time.monotonic()
         while self._published:
             mid, failure = self._published.popleft()
             message = self._in_flight.pop(mid, None)
@@ -299,6 +318,7 @@ class MqttTransport:
         self.wake()
 
     def _on_connect_fail(self, _client: paho.Client, _: Any) -> None:
+        self._client.turned = time.monotonic()
         error = sys.exc_info()[1]  # paho calls us from its except clause and passes no reason
         self._connect_failed(repr(error), tls_hint(error))
 
