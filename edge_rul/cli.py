@@ -20,9 +20,11 @@ from edge_rul.commands import (
     export,
     install_service,
     model,
+    reload,
     rescore,
     run,
     simulate,
+    status,
     train,
 )
 from edge_rul.commands import compile as compile_
@@ -42,6 +44,8 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "run": run,
     "check": check,
+    "status": status,
+    "reload": reload,
     "train": train,
     "evaluate": evaluate,
     "model": model,

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from edge_rul.config import Settings
+from edge_rul.errors import ConfigError
 from edge_rul.yaml_file import Source
 
 
@@ -26,6 +27,17 @@ def mqtt_password(settings: Settings, source: Source) -> str | None:
     else:
         return os.environ.get("EDGE_RUL_MQTT_PASSWORD")
     return _read(path, key, source).rstrip("\r\n")
+
+
+def password_in(path: Path) -> str:
+    """The password in a file that somebody named at a terminal. Raises ConfigError."""
+    try:
+        if (mode := path.stat().st_mode & 0o777) & 0o007:
+            problem = f"every user of this machine may use it: its mode is {mode:o}"
+            raise ConfigError("read password", str(path), problem, hint=f"chmod o= {path}")
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError("read password", str(path), f"cannot be read: {e}") from None
 
 
 def http_token(settings: Settings, source: Source) -> str | None:

@@ -75,24 +75,27 @@ def build_outgoing(settings: Settings) -> Outgoing:
     )
 
 
-def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing: Outgoing, journal: str) -> Pipeline:
-    """The corridor for settings that were checked against the bundle. journal: its id."""
-    manifest = bundle.manifest
-    decoder = Decoder(
-        [i.name for i in manifest.inputs],
+def build_decoder(settings: Settings, bundle: Bundle) -> Decoder:
+    return Decoder(
+        [i.name for i in bundle.manifest.inputs],
         [Template(text) for text in settings.topics.readings],
         command=templates(settings.topics).get("command"),
         hold=[name for name, setting in settings.inputs.items() if setting.missing == "hold"],
         payload_limit=settings.limits.payload,
         skew=settings.limits.skew,
     )
+
+
+def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing: Outgoing, journal: str) -> Pipeline:
+    """The corridor for settings that were checked against the bundle. journal: its id."""
+    manifest = bundle.manifest
     return Pipeline(
         model=model_of(bundle, engine, journal),
         window=manifest.window,
         normaliser=manifest.normaliser,
         low=[i.low for i in manifest.inputs],
         high=[i.high for i in manifest.inputs],
-        decoder=decoder,
+        decoder=build_decoder(settings, bundle),
         outgoing=outgoing,
         rules=list(settings.alarms),
         max_batch=settings.engine.max_batch,

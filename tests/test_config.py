@@ -537,7 +537,7 @@ def test_the_shipped_configuration_loads_and_shows_the_defaults() -> None:
 def test_the_shipped_configuration_fits_the_shipped_bundle(shipped_bundle: Path) -> None:
     if not shipped_bundle.is_dir():
         absent("bundles/cmapss_fd001")
-    assert main(["check", "--config", str(ROOT / "configs" / "edge-rul.yaml")]) == 0
+    assert main(["check", "--offline", "--config", str(ROOT / "configs" / "edge-rul.yaml")]) == 0
 
 
 def test_the_defaults(write: Any) -> None:
@@ -571,7 +571,7 @@ def check(write: Any, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -
 
     def check(more: str) -> tuple[Path, str]:
         path: Path = write(BASE.replace("bundle: model", f"bundle: {tiny_bundle.path}") + more)
-        assert main(["check", "--config", str(path)]) == EXIT_CONFIG
+        assert main(["check", "--offline", "--config", str(path)]) == EXIT_CONFIG
         out, err = capsys.readouterr()
         assert out == ""
         return path, err
@@ -597,7 +597,7 @@ def test_a_file_that_a_key_names_must_be_there(
 
 def test_the_bundle_must_be_there(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(BASE)
-    assert main(["check", "--config", str(path)]) == EXIT_CONFIG
+    assert main(["check", "--offline", "--config", str(path)]) == EXIT_CONFIG
     assert f"{path}:1: bundle: there is no {path.parent / 'model'}" in capsys.readouterr().err
 
 

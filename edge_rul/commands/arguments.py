@@ -40,6 +40,17 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def seconds(text: str) -> float:
+    """An argument's type: how long to wait, from 0.1 s to an hour."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 to 3600, found {text!r}")
+    return value
+
+
 def level(text: str) -> tuple[str, str]:
     """An argument's type: NAME=VALUE, a level of an asset's topic."""
     name, equals, value = text.partition("=")

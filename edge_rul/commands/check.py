@@ -1,4 +1,4 @@
-"""`edge-rul check`: what a configuration, its bundle and its engine would do."""
+"""`edge-rul check`: what a configuration, its bundle, its engine and its broker would do. Nothing is published."""
 
 # ruff: noqa: PLC0415
 
@@ -6,36 +6,61 @@ from __future__ import annotations
 
 import argparse
 
-from edge_rul.commands.arguments import add_config
-from edge_rul.errors import EXIT_OK
+from edge_rul.commands.arguments import seconds
+from edge_rul.commands.visiting import add_visit, visit
+from edge_rul.errors import EXIT_FOUND, EXIT_OK
 
-HELP = "check a configuration, its bundle and its engine, and say what it found"
+HELP = "check a configuration, its bundle, engine and broker, and say what it found"
+_WAIT = 5.0  # seconds
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
+    add_visit(parser)
+    parser.add_argument("--offline", action="store_true", help="do not ask the broker")
+    parser.add_argument(
+        "--wait", type=seconds, default=_WAIT, metavar="S", help=f"for a message of each topic ({_WAIT:g})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from edge_rul.config import load_settings
-    from edge_rul.engines import verify
-    from edge_rul.wiring import build_transport, check_bundle, open_engine_and_bundle
+    from edge_rul.wiring import build_decoder, build_transport, check_bundle, open_engine_and_bundle
 
     settings, source = load_settings(args.config)
     notes: list[str] = []
-    bundle, engine = open_engine_and_bundle(settings, source, notes.append)
+    bundle, engine = open_engine_and_bundle(settings, source, notes.append)  # which runs the golden windows
     with engine:
         check_bundle(settings, source, bundle)
         build_transport(settings, source, None)
-        rul, logits = verify(engine, bundle)
     m = bundle.manifest
-    print(f"configuration  {args.config}")
-    print(f"bundle         {m.name}, {len(m.inputs)} inputs, window {m.window}, sha256 {bundle.sha256[:12]}")
-    print(f"engine         {engine.name} {engine.version}, {engine.precision}")
-    for note in notes:
-        print(f"               {note}")
-    print(f"golden         {len(bundle.golden.rul)} windows, off by {rul:.2g} {m.rul.unit} and {logits:.2g} in logits")
-    print(f"subscribes to  {', '.join(settings.topics.readings)} on {settings.mqtt.host}:{settings.mqtt.port}")
-    print(f"alarms         {', '.join(rule.name for rule in settings.alarms) or 'none'}")
+    within = m.tolerance[engine.precision]
+    say("configuration", args.config)
+    say("bundle", f"{m.name}, {len(m.inputs)} inputs, window {m.window}, sha256 {bundle.sha256[:12]}")
+    say("engine", f"{engine.name} {engine.version}, {engine.precision}", *notes)
+    answers = f"to within {within.rul:g} {m.rul.unit} and {within.logits:g} in logits"
+    say("golden", f"{len(bundle.golden.rul)} windows answered {answers}")
+    say("alarms", ", ".join(rule.name for rule in settings.alarms) or "none")
+    say("subscribes to", f"{', '.join(settings.topics.readings)} on {settings.mqtt.host}:{settings.mqtt.port}")
+    if args.offline:
+        print("ok")
+        return EXIT_OK
+    from edge_rul.sample import sample
+
+    with visit(args, settings, source) as there:
+        say(
+            "broker", f"accepts {settings.mqtt.client_id if settings.mqtt.username is None else settings.mqtt.username}"
+        )
+        samples = sample(there, settings.topics.readings, build_decoder(settings, bundle), args.wait)
+    for one in samples:
+        say("sample", *(f"{one.template}: {one.said}" if settings.topics.readings[1:] else one.said).splitlines())
+    if not all(one.good for one in samples):
+        print("the daemon could not use all of this")
+        return EXIT_FOUND
     print("ok")
     return EXIT_OK
+
+
+def say(what: str, *lines: object) -> None:
+    """A line with its name, and what belongs to it below."""
+    for index, line in enumerate(lines):
+        print(f"{what if index == 0 else '':<14} {line}")

@@ -1,0 +1,244 @@
+"""The commands that ask the broker: what they say of a daemon, of one that is away, and of a plant's messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import Broker, free_port, start_mosquitto
+from paho.mqtt import publish
+
+from edge_rul import cli
+from edge_rul.bundle import Bundle
+from edge_rul.errors import EXIT_CONFIG, EXIT_FOUND, EXIT_INTERNAL, EXIT_OK, EXIT_REFUSED
+
+Main = Callable[..., tuple[int, str, str]]
+VALUES = {"values": [1.0, 2.0, 3.0]}
+
+
+@pytest.fixture
+def main(capsys: pytest.CaptureFixture[str]) -> Main:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a command."""
+        code = cli.main([str(a) for a in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def configuration(directory: Path, bundle: Bundle, port: int, more: str = "") -> Path:
+    path = directory / "edge-rul.yaml"
+    path.write_text(
+        f"bundle: {bundle.path}\nmqtt: {{host: 127.0.0.1, port: {port}}}\nengine: onnxruntime\n"
+        f"topics:\n  readings: ['plant/{{asset}}/cycle', 'lab/{{asset}}']\n{more}"
+    )
+    return path
+
+
+def retain(broker: Broker, topic: str, payload: Any, qos: int = 1) -> None:
+    data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    publish.single(topic, data, qos=qos, retain=True, hostname="127.0.0.1", port=broker.port)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    made = start_mosquitto(tmp_path_factory.mktemp("broker"))
+    yield made
+    made.process.terminate()
+    made.process.wait(10)
+
+
+class Daemon(NamedTuple):
+    config: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def daemon(broker: Broker, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One that serves, with topics of its own below `served`."""
+    directory = tmp_path_factory.mktemp("daemon")
+    topics = "".join(
+        f"  {key}: served/{text}\n"
+        for key, text in {
+            "prediction": "{asset}/prediction",
+            "alarm": "{asset}/alarm/{alarm}",
+            "alarm_event": "{asset}/event",
+            "availability": "availability",
+            "command": "command",
+            "statistics": "statistics",
+            "daemon_alarm": "_daemon/alarm/{alarm}",
+        }.items()
+    )
+    config = configuration(directory, tiny_bundle, broker.port, topics)
+    log = directory / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edge_rul.cli", "run", "--config", str(config)],
+            env={**os.environ, "STATE_DIRECTORY": str(directory / "state")},
+            stderr=out,
+        )
+    yield Daemon(config, process, log)
+    process.kill()
+    process.wait(10)
+
+
+# -- status ----------------------------------------------------------------------------------------------------------
+
+
+def test_status_tells_a_person_and_a_program_how_the_daemon_does(main: Main, daemon: Daemon) -> None:
+    code, out, err = main("status", "--config", daemon.config, "--wait", "60")
+    assert (code, err) == (EXIT_OK, ""), daemon.log.read_text()
+    assert out.startswith("edge-rul on 127.0.0.1:")
+    assert " serves\n" in out
+    assert "\nPredictions " in out
+    code, out, _ = main("status", "--config", daemon.config, "--wait", "60", "--json")
+    told = json.loads(out)
+    assert (code, told["serves"], told["availability"], told["alarms"]) == (EXIT_OK, True, "online", [])
+    assert told["statistics"]["schema"] == "edge-rul/statistics/1"
+
+
+def test_status_of_a_daemon_that_is_away_is_1(main: Main, broker: Broker, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    config = configuration(tmp_path, tiny_bundle, broker.port)
+    code, out, _ = main("status", "--config", config, "--wait", "0.2")
+    assert code == EXIT_FOUND
+    assert "does not serve: no daemon was ever here" in out
+    retain(broker, "edge-rul/availability", b"online")
+    retain(broker, "edge-rul/_daemon/alarm/disk_full", {"state": "active"})
+    retain(broker, "edge-rul/_daemon/alarm/skipping", {"state": "normal"})
+    code, out, _ = main("status", "--config", config, "--wait", "0.2")
+    assert code == EXIT_FOUND
+    assert "it counts as online, and sent no statistics" in out
+    assert "alarm of the daemon: disk_full\n" in out
+    assert "skipping" not in out
+    retain(broker, "edge-rul/availability", b"offline")
+    code, out, _ = main("status", "--config", config, "--wait", "3600", "--json")  # which is not waited for
+    assert code == EXIT_FOUND
+    assert json.loads(out)["why"] == "it is offline"
+
+
+def test_a_broker_that_is_down_is_not_a_daemon_that_is_down(main: Main, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    config = configuration(tmp_path, tiny_bundle, port := free_port())
+    code, out, err = main("status", "--config", config)
+    assert (code, out) == (EXIT_REFUSED, "")
+    assert f"connect: 127.0.0.1:{port}: cannot be reached" in err
+    assert "hint: is the broker running" in err
+
+
+def test_a_person_may_be_another_user_than_the_daemon(main: Main, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """The daemon's password is not shown to a broker under another's name."""
+    passwords, secret = tmp_path / "passwords", tmp_path / "operator.pass"
+    passwords.write_text("")
+    subprocess.run(["mosquitto_passwd", "-b", passwords, "operator", "o's"], check=True, capture_output=True)
+    secret.write_text("o's\n")
+    secret.chmod(0o600)
+    guarded = start_mosquitto(tmp_path, f"allow_anonymous false\npassword_file {passwords}")
+    try:
+        config = configuration(tmp_path, tiny_bundle, guarded.port)
+        arguments = ("status", "--config", config, "--wait", "0.2", "--username", "operator")
+        code, _, err = main(*arguments)
+        assert code == EXIT_REFUSED
+        assert "the broker refuses us" in err
+        assert main(*arguments, "--password-file", secret)[0] == EXIT_FOUND  # it came in, and found no daemon
+        secret.chmod(0o644)
+        code, _, err = main(*arguments, "--password-file", secret)
+        assert code == EXIT_CONFIG
+        assert f"chmod o= {secret}" in err
+        assert "o's" not in err
+    finally:
+        guarded.process.terminate()
+        guarded.process.wait(10)
+
+
+# -- check -----------------------------------------------------------------------------------------------------------
+
+
+def test_check_samples_each_topic(main: Main, broker: Broker, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    config = configuration(tmp_path, tiny_bundle, broker.port)
+    retain(broker, "plant/pump/cycle", {"cycle": 7, "ts": "2026-01-01T00:00:00Z", **VALUES})
+    retain(broker, "lab/fan", {"cycle": 8, **VALUES}, qos=0)
+    code, out, err = main("check", "--config", config, "--wait", "60")
+    assert (code, err) == (EXIT_OK, "")
+    assert "plant/pump/cycle, QoS 1, retained: 1 of 1 readings can be used" in out
+    assert "asset pump, cycle 7, 2026-01-01T00:00:00.000Z\n" in out
+    assert "asset fan, cycle 8, no event time\n" in out
+    assert out.count("at QoS 0 it can be lost") == 1
+    assert out.endswith("\nok\n")
+
+    retain(broker, "lab/fan", {"cycle": 8, "values": [1.0, "2", 3.0]})
+    code, out, _ = main("check", "--config", config, "--wait", "60")
+    assert code == EXIT_FOUND
+    assert "lab/fan, QoS 1, retained: 0 of 1 readings can be used" in out
+    assert "bad_value: " in out
+
+    for topic in ("plant/pump/cycle", "lab/fan"):
+        retain(broker, topic, b"")
+    code, out, _ = main("check", "--config", config, "--wait", "0.2")
+    assert code == EXIT_OK, "a quiet plant is no mistake"
+    assert out.count("nothing came within 0.2 s") == 2
+
+
+def test_check_does_all_else_before_it_finds_no_broker(main: Main, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    config = configuration(tmp_path, tiny_bundle, free_port())
+    code, out, err = main("check", "--config", config)
+    assert code == EXIT_REFUSED
+    assert "\ngolden " in out
+    assert "cannot be reached" in err
+    assert main("check", "--config", config, "--offline")[0] == EXIT_OK
+
+
+# -- reload ----------------------------------------------------------------------------------------------------------
+
+
+def test_reload_hangs_up_only_on_a_daemon(main: Main) -> None:
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        code, _, err = main("reload", "--pid", str(other.pid))
+        assert code == EXIT_INTERNAL
+        assert "is no `edge-rul run`: sleep 600" in err
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+    code, _, err = main("reload", "--pid", str(other.pid))
+    assert code == EXIT_INTERNAL
+    assert "no such process" in err
+
+
+def test_reload_tells_a_daemon(main: Main) -> None:
+    """A stand-in that says which signal came."""
+    program = "import signal; print(signal.Signals(signal.sigwait([signal.SIGHUP])).name)"
+    block = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP]); print(flush=True); {program}"
+    command = [sys.executable, "-c", block, "edge-rul", "run", "--config", "x"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stand_in:
+        assert stand_in.stdout is not None
+        stand_in.stdout.readline()
+        assert main("reload", "--pid", str(stand_in.pid))[0] == EXIT_OK
+        assert stand_in.stdout.readline() == "SIGHUP\n"
+
+
+def test_a_configuration_that_is_wrong_is_not_loaded(main: Main, tmp_path: Path) -> None:
+    (tmp_path / "edge-rul.yaml").write_text("bundle: x\n")
+    code, _, err = main("reload", "--pid", str(os.getpid()), "--config", tmp_path / "edge-rul.yaml")
+    assert code == EXIT_CONFIG
+    assert "topics" in err
+
+
+def test_reload_asks_systemd(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$2" = edge-rul.service ] || {{ echo lost >&2; exit 5; }}\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert main("reload")[0] == EXIT_OK
+    code, _, err = main("reload", "--unit", "other.service")
+    assert code == EXIT_INTERNAL
+    assert "reload: other.service: lost" in err
+    assert (tmp_path / "asked").read_text() == "reload edge-rul.service\nreload other.service\n"
