@@ -12,7 +12,9 @@ HELP = "a bundle's error on its data set's test lives"
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the directory with the data set's files, or a table")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="the directory with the data set's files, or a table"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 

@@ -14,7 +14,9 @@ HELP = "train a bundle"
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the directory with the data set's files, or a table")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="the directory with the data set's files, or a table"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     parser.add_argument("--threads", type=whole(1), default=None, metavar="N", help="torch's, of one operation")
