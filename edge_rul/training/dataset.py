@@ -13,13 +13,16 @@ import msgspec
 import numpy as np
 
 from edge_rul.errors import ConfigError, DataError
+from edge_rul.training.bearings import BearingsSettings
 from edge_rul.training.cmapss import CmapssSettings
+from edge_rul.training.disks import DisksSettings
 from edge_rul.training.format import cycles_to, tidy
 from edge_rul.training.parts import Part, take
 from edge_rul.training.run_to_failure import TableSettings
 from edge_rul.training.table import Table
+from edge_rul.training.wind import WindSettings
 
-DatasetSettings = CmapssSettings | TableSettings
+DatasetSettings = CmapssSettings | TableSettings | BearingsSettings | WindSettings | DisksSettings
 
 
 def load(settings: DatasetSettings, data: Path, part: Part, inputs: Sequence[str], unit: str = "cycles") -> Table:
