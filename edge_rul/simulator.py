@@ -78,13 +78,15 @@ class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One cycle of one asset. remaining: cycles that the engine still has after this one; never published."""
+    """One cycle of one asset. remaining: cycles that the engine still has after this one; never published. before:
+    cycles of the asset's earlier lives, for the event time."""
 
     asset: str
     line: str
     cycle: int
     values: dict[str, float]
     remaining: int = -1
+    before: int = 0
 
 
 def load_params(path: Path = FD001) -> Params:

@@ -1,11 +1,12 @@
-"""Replay the engines of a C-MAPSS file to a broker, cycle by cycle, as a plant would send them.
+"""Replay the lives of a data set to a broker, cycle by cycle, as a plant would send them.
 
     python tools/replay.py --data DIR                    every cycle of every engine of test_FD001.txt, 1 cycle/s each
     python tools/replay.py --data DIR --rate 0           the same, as fast as the broker acknowledges
+    python tools/replay.py --data DIR --bundle BUNDLE    the test lives of whatever data set the bundle was trained on
 
-Owns the engines' names and the order of their cycles: all engines run side by side, cycle 1 of each, then cycle 2 of
-each, and an engine whose record ends falls silent. Reading the files and publishing are the package's. Must not know
-the daemon, its bundle or its configuration.
+Owns the assets' names and the order of their cycles: all assets run side by side, the first cycle of each, then the
+second of each, and an asset whose record ends falls silent. Reading the files and publishing are the package's. Must
+not know the daemon or its configuration.
 """
 
 from __future__ import annotations
@@ -14,20 +15,33 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from edge_rul import bundle as bundles
 from edge_rul.core.topic import Template
 from edge_rul.errors import EXIT_OK, EXIT_USAGE, EdgeRulError, TransportError
 from edge_rul.simulate import TOPIC, Publisher, message, publish, read_password, stop_on_signals, topic_template
 from edge_rul.simulator import Reading, line_of
+from edge_rul.training import dataset
 from edge_rul.training.cmapss import SENSORS, load
-from edge_rul.training.table import Table
+from edge_rul.training.evaluate import dataset_of
+from edge_rul.training.parts import Part
+from edge_rul.training.table import Index, Table
 
 ENGINES_A_LINE = 25
 LOST_AFTER = 60.0  # seconds without an acknowledgement after which a replay has failed
+
+
+class DataSet(NamedTuple):
+    """Lives to replay. period: milliseconds from one cycle to the next, where the data set says so."""
+
+    table: Table
+    inputs: Sequence[str]
+    period: int | None
 
 
 def load_set(data: Path, name: str) -> Table:
@@ -38,33 +52,60 @@ def load_set(data: Path, name: str) -> Table:
     return load(data, subset, part, SENSORS)
 
 
+def load_bundles_set(data: Path, bundle: Path, part: Part) -> DataSet:
+    """The lives of `part` of the data set that the bundle was trained on, with its inputs as they are in the files.
+
+    Raises BundleError, DataError.
+    """
+    loaded = bundles.load(bundle)
+    inputs = [i.name for i in loaded.manifest.inputs]
+    settings = dataset_of(loaded)
+    table = dataset.load(settings, data, part, inputs, loaded.manifest.rul.unit)
+    seconds = settings.seconds_per_cycle
+    return DataSet(table, inputs, None if seconds is None else round(1000 * seconds))
+
+
 def engine_name(number: int) -> str:
     """The asset's name of an engine counted from 1, as in the file."""
     return f"engine-{number:03d}"
 
 
-def rounds(table: Table, engines: int | None = None) -> Iterator[list[Reading]]:
-    """Cycle 1 of every engine, then cycle 2 of every engine that has one, ...; the first `engines` only."""
-    starts = table.starts[:engines]  # (E,)
-    ends = np.append(table.starts[1:], len(table))[:engines]  # (E,) row after the last
+def rounds(table: Table, engines: int | None = None, inputs: Sequence[str] = SENSORS) -> Iterator[list[Reading]]:
+    """The first cycle of every asset, then the second of every asset that has one, ...; the first `engines` only."""
+    starts = np.flatnonzero(np.append(True, table.asset[1:] != table.asset[:-1]))  # (E,)
+    ends = np.append(starts[1:], len(table))[:engines]  # (E,) row after the last
+    starts, before = starts[:engines], _before(table)
     for step in range(int((ends - starts).max())):
         yield [
-            _reading(table, e, int(start) + step, int(end))
+            _reading(table, inputs, before, e, int(start) + step, int(end))
             for e, (start, end) in enumerate(zip(starts, ends, strict=True))
             if start + step < end
         ]
 
 
-def _reading(table: Table, engine: int, row: int, end: int) -> Reading:
+def _before(table: Table) -> Index:
+    """(N,) cycles of the asset's lives before the reading's."""
+    starts = table.starts  # (L,)
+    lasted = table.cycle[np.append(starts[1:], len(table)) - 1] + 1  # (L,)
+    before = np.cumsum(lasted) - lasted  # (L,)
+    new = np.append(True, table.asset[starts[1:]] != table.asset[starts[:-1]])  # (L,)
+    before -= np.maximum.accumulate(np.where(new, before, 0))
+    return np.repeat(before, np.diff(np.append(starts, len(table))))
+
+
+def _reading(table: Table, inputs: Sequence[str], before: Index, asset: int, row: int, end: int) -> Reading:
     # Through text, as float32 prints: 641.82 and not 641.8200073242188. It is the same float32 again at the receiver.
-    values = {name: float(str(value)) for name, value in zip(SENSORS, table.inputs[row], strict=True)}
-    name = engine_name(int(table.asset[row]))
-    return Reading(name, line_of(engine, ENGINES_A_LINE), int(table.cycle[row]), values, end - row - 1)
+    values = {name: float(str(value)) for name, value in zip(inputs, table.inputs[row], strict=True)}
+    name = str(table.asset[row])
+    name = engine_name(int(name)) if name.isdecimal() else name  # a bare number is an engine's
+    line = line_of(asset, ENGINES_A_LINE)
+    return Reading(name, line, int(table.cycle[row]), values, end - row - 1, int(before[row]))
 
 
 def stamps(start: int, period: int) -> Callable[[Reading], int]:
-    """Event times: cycle 1 of every engine at `start`, each later one `period` milliseconds after the one before."""
-    return lambda reading: start + (reading.cycle - 1) * period
+    """Event times: cycle 1 of every asset's first life at `start`, each later cycle `period` milliseconds after the one
+    before."""
+    return lambda reading: start + (reading.before + reading.cycle - 1) * period
 
 
 def messages(
@@ -86,16 +127,20 @@ def replay(
     engines: int | None = None,
     warm_up: int = 0,
     stop: threading.Event | None = None,
+    inputs: Sequence[str] = SENSORS,
+    period: int | None = None,
 ) -> int:
-    """Publish the engines and return how many readings the broker has acknowledged: all, unless `stop` was set.
+    """Publish the assets and return how many readings the broker has acknowledged: all, unless `stop` was set.
 
-    rate: cycles a second of each engine, 0 as fast as the broker acknowledges. warm_up: cycles that go out at once at
-    the start. Event times end up at about now. Raises TransportError when acknowledgements stop coming.
+    rate: cycles a second of each asset, 0 as fast as the broker acknowledges. warm_up: cycles that go out at once at
+    the start. period: milliseconds of event time from cycle to cycle, in place of the rate's. Event times end up at
+    about now. Raises TransportError when acknowledgements stop coming.
     """
-    period = round(1000 / rate) if rate > 0 else 1000
-    ahead = warm_up if rate > 0 else int(table.cycle.max())  # cycles that go out before their time
+    # With a period of their own, or at no rate, all cycles go out before their time.
+    ahead = warm_up if rate > 0 and period is None else int((table.cycle + _before(table)).max())
+    period = period or (round(1000 / rate) if rate > 0 else 1000)
     sent = publish(
-        rounds(table, engines),
+        rounds(table, engines, inputs),
         publisher,
         topic=topic,
         source="replay",
@@ -112,12 +157,14 @@ def replay(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Replay C-MAPSS engines over MQTT.")
-    parser.add_argument("--data", type=Path, required=True, help="directory with the C-MAPSS files")
-    parser.add_argument("--set", default="test_FD001.txt", help="file to replay (default test_FD001.txt)")
-    parser.add_argument("--engines", type=int, help="only the first N engines (default all)")
-    parser.add_argument("--rate", type=float, default=1.0, help="cycles/s of each engine, 0: no pause (default 1)")
-    parser.add_argument("--warm-up", type=int, default=0, help="cycles of each engine to send at once (default 0)")
+    parser = argparse.ArgumentParser(description="Replay the lives of a data set over MQTT.")
+    parser.add_argument("--data", type=Path, required=True, help="directory with the data set's files")
+    parser.add_argument("--set", default="test_FD001.txt", help="C-MAPSS file to replay (default test_FD001.txt)")
+    parser.add_argument("--bundle", type=Path, help="in place of --set: the data set that this bundle was trained on")
+    parser.add_argument("--part", choices=("test", "train"), default="test", help="with --bundle (default test)")
+    parser.add_argument("--engines", type=int, help="only the first N assets (default all)")
+    parser.add_argument("--rate", type=float, default=1.0, help="cycles/s of each asset, 0: no pause (default 1)")
+    parser.add_argument("--warm-up", type=int, default=0, help="cycles of each asset to send at once (default 0)")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=1883)
     parser.add_argument("--mqtt", choices=("5", "3.1.1"), default="5", help="protocol version (default 5)")
@@ -129,7 +176,10 @@ def main() -> int:
         parser.error("--rate is at least 0, --engines at least 1")
     stop = stop_on_signals()
     try:
-        table = load_set(args.data, args.set)
+        if args.bundle is None:
+            chosen, named = DataSet(load_set(args.data, args.set), SENSORS, None), args.set
+        else:
+            chosen, named = load_bundles_set(args.data, args.bundle, args.part), f"the {args.part} lives"
         publisher = Publisher(
             args.host,
             args.port,
@@ -142,17 +192,19 @@ def main() -> int:
         template = topic_template(args.topic)
         with publisher:
             print(
-                f"replaying {args.set} of {args.data} to {args.host}:{args.port} on {args.topic}; Ctrl-C stops",
+                f"replaying {named} of {args.data} to {args.host}:{args.port} on {args.topic}; Ctrl-C stops",
                 flush=True,
             )
             sent = replay(
-                table,
+                chosen.table,
                 publisher,
                 topic=template,
                 rate=args.rate,
                 engines=args.engines,
                 warm_up=args.warm_up,
                 stop=stop,
+                inputs=chosen.inputs,
+                period=chosen.period,
             )
     except ValueError as e:
         print(f"replay: {e}", file=sys.stderr)

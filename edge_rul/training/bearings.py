@@ -91,9 +91,7 @@ def _raw(data: Path, files: dict[str, str]) -> _Snapshots:
         hint = f"--data names the directory that holds {' and '.join(FOLDERS)}, or {FEATURES}"
         raise DataError("load data set", str(data), "has no snapshots of bearings", hint=hint)
     numbers = np.array([row[2:] for row in rows], np.float64)  # (N, 4)
-    return _Snapshots(
-        [row[0] for row in rows], [row[1] for row in rows], numbers[:, 0], numbers[:, 1], numbers[:, 2:]
-    )
+    return _Snapshots([row[0] for row in rows], [row[1] for row in rows], numbers[:, 0], numbers[:, 1], numbers[:, 2:])
 
 
 def snapshot(path: Path, digest: hashlib._Hash | None = None) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 from collections import Counter
@@ -17,6 +18,7 @@ import replay
 from conftest import Broker
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from edge_rul.bundle import Bundle
 from edge_rul.errors import EXIT_CONFIG, EXIT_USAGE
 from edge_rul.simulate import TOPIC, Publisher, topic_template
 from edge_rul.training.table import Table
@@ -112,3 +114,30 @@ def test_mistakes_are_told_in_one_line(
         assert replay.main() == code
         err = capsys.readouterr().err
         assert words in err and "Traceback" not in err
+
+
+def test_any_bundles_data_set_goes_out_life_after_life(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    """An asset's second life begins at a lower cycle and a later time, which is how the daemon tells it."""
+    rows = [f"pump-{p},{life},{c},{p + c},0,0" for p in (1, 2) for life in (1, 2) for c in range(0, 6, 2)]
+    (tmp_path / "pumps.csv").write_text("pump,run,hour,a,b,c\n" + "\n".join(rows))
+    told = {
+        "format": "table",
+        "file": {"train": "none.csv", "test": "pumps.csv"},
+        "asset": "pump",
+        "life": "run",
+        "cycle": "hour",
+        "seconds_per_cycle": 3600,
+    }
+    copy = shutil.copytree(tiny_bundle.path, tmp_path / "bundle")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["training"]["dataset"] = told
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    table, inputs, period = replay.load_bundles_set(tmp_path, copy, "test")
+    assert (inputs, period) == (["a", "b", "c"], 3_600_000)
+    stamp = replay.stamps(0, 3_600_000)
+    sent = [r for readings in replay.rounds(table, inputs=inputs) for r in readings if r.asset == "pump-2"]
+    assert [(r.cycle, r.values["a"], stamp(r) // 3_600_000 + 1) for r in sent] == [
+        *[(0, 2, 0), (2, 4, 2), (4, 6, 4)],
+        *[(0, 2, 5), (2, 4, 7), (4, 6, 9)],
+    ]
+    assert [r.line for r in sent] == ["A"] * 6
