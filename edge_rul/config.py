@@ -79,6 +79,7 @@ class Topics(_Settings, frozen=True):
     availability: str = "edge-rul/availability"
     command: str | None = "edge-rul/command"
     statistics: str = "edge-rul/statistics"
+    status: str = "edge-rul/status"
     daemon_alarm: str = "edge-rul/_daemon/alarm/{alarm}"
 
 
@@ -234,7 +235,7 @@ def load_settings(path: Path) -> tuple[Settings, Source]:
 
 def templates(topics: Topics) -> dict[str, Template]:
     """The output templates and the command topic by key."""
-    keys = ("prediction", "alarm", "alarm_event", "availability", "command", "statistics", "daemon_alarm")
+    keys = ("prediction", "alarm", "alarm_event", "availability", "command", "statistics", "status", "daemon_alarm")
     return {key: Template(text) for key in keys if (text := getattr(topics, key)) is not None}
 
 
@@ -255,6 +256,7 @@ def _check_topics(topics: Topics, source: Source) -> None:
         "availability": set(),
         "command": set(),
         "statistics": set(),
+        "status": set(),
         "daemon_alarm": {"alarm"},
     }
     seen: dict[str, Template] = {}

@@ -1,30 +1,25 @@
-"""The daemon: start, loop, signals, drain.
+"""The daemon: everything is opened in order, told of each other, served with, and closed.
 
-With its `wiring` and its `worker` the only room that sees core and adapters together.
+With its `wiring`, its `loop` and its `worker` the only room that sees core and adapters together.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
 from edge_rul import __version__
 from edge_rul import log as logs
 from edge_rul.adapters import systemd
 from edge_rul.adapters.journal import Journal
-from edge_rul.adapters.mqtt import MqttTransport
+from edge_rul.board import Board
 from edge_rul.config import load_settings
-from edge_rul.core.outgoing import Outgoing
 from edge_rul.engines.choose import gpu_losses
 from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EXIT_OK
+from edge_rul.loop import Loop
 from edge_rul.progress import Progress
 from edge_rul.starts import Starts
 from edge_rul.wiring import (
@@ -34,19 +29,13 @@ from edge_rul.wiring import (
     build_transport,
     check_bundle,
     filters,
+    first_status,
     open_engine_and_bundle,
     open_history,
     open_http,
     state_directory,
 )
 from edge_rul.worker import Worker
-
-if TYPE_CHECKING:
-    from edge_rul.adapters.http.server import HttpServer
-
-_PUBLISHED_EVERY = 5.0  # seconds between two messages of statistics
-_LOGGED_EVERY = 60.0
-_CLOSING = 4.0  # seconds beyond the drain that the manager is asked for
 
 
 class SystemClock:
@@ -129,9 +118,17 @@ def run(path: Path) -> int:
             )
         transport.on_subscribed = lambda: subscriptions.save(filters(settings.topics))
         log.info("starting", topics=list(settings.topics.readings), alarms=[rule.name for rule in settings.alarms])
-        status = f"{bundle.manifest.name} on {engine.name}"
+        loop = Loop(
+            worker=worker,
+            transport=transport,
+            board=Board(outgoing, transport, journal, first_status(bundle, engine, journal.id, lost, time.time())),
+            progress=progress,
+            metrics=server.metrics if server else None,
+            drain_seconds=settings.service.drain_seconds,
+            log=log,
+        )
         try:
-            _serve(worker, transport, outgoing, progress, server, log, settings.service.drain_seconds, status)
+            loop.run()
         finally:
             if server is not None:
                 server.close()
@@ -139,76 +136,3 @@ def run(path: Path) -> int:
                 history.close()
         starts.ended()
     return EXIT_OK
-
-
-def _serve(
-    worker: Worker,
-    transport: MqttTransport,
-    outgoing: Outgoing,
-    progress: Progress,
-    server: HttpServer | None,
-    log: Any,
-    drain_seconds: float,
-    status: str,
-) -> None:
-    """Start, loop until a signal, drain. A second signal ends the process at once. status: what is served, in words."""
-    signals = 0
-
-    def stop(number: int, _: FrameType | None) -> None:
-        nonlocal signals
-        signals += 1
-        if signals > 1:
-            os._exit(128 + number)
-        transport.wake()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    transport.start()
-    transport.attempted.wait(10.0)
-    progress.serving = True
-    log.info("ready", serving=status)
-    systemd.notify("READY=1", f"STATUS=serving {status}")
-    publish_at = log_at = time.monotonic()
-    busy, stood, watchdog = False, "", systemd.Watchdog()
-    while not signals:
-        transport.wait(0.0 if busy else worker.pause())  # under load too: it tells of what ended the transport
-        busy = worker.step()
-        worker.tick()
-        now = time.monotonic()
-        progress.connected = transport.connected
-        for part, at in (("worker", now), ("network loop", transport.turned), ("publisher", transport.drained)):
-            progress.moved(part, at)
-        if not (stands := progress.alive()):
-            watchdog.feed(now)
-        elif not stood:
-            log.error("stands_still", problem=stands, action="the watchdog is fed no more")
-        stood = stands
-        if now >= publish_at:
-            publish_at = now + _PUBLISHED_EVERY
-            statistics = worker.statistics()
-            transport.send([outgoing.statistics(statistics)])
-            if server is not None:
-                server.metrics.update(statistics)
-        if now >= log_at:
-            log_at = now + _LOGGED_EVERY
-            _log_statistics(log, worker)
-    progress.serving = False
-    _drain(worker, transport, watchdog, drain_seconds, log)
-    _log_statistics(log, worker)
-    log.info("stopped")
-
-
-def _drain(worker: Worker, transport: MqttTransport, watchdog: systemd.Watchdog, seconds: float, log: Any) -> None:
-    """Take in nothing more, answer what the deadline allows, and leave a session that persists."""
-    systemd.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((seconds + _CLOSING) * 1e6)}")
-    log.info("stopping", lag=worker.lag, unpublished=worker.unpublished)
-    deadline = time.monotonic() + seconds
-    while worker.step(intake=False) and time.monotonic() < deadline:
-        watchdog.feed(time.monotonic())
-    worker.commit()  # what was taken in is durable and acknowledged before we go
-    transport.close(deadline)
-    worker.commit()  # with the watermark of what the broker has acknowledged by now
-
-
-def _log_statistics(log: Any, worker: Worker) -> None:
-    log.info("statistics", **{k: v for k, v in msgspec.structs.asdict(worker.statistics()).items() if k != "schema"})

@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edge_rul import __version__
 from edge_rul import bundle as bundles
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.adapters.mqtt_tls import context
 from edge_rul.bundle import Bundle
 from edge_rul.config import Settings, Topics, templates
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
-from edge_rul.core.outgoing import Outgoing
+from edge_rul.core.outgoing import Outgoing, iso
 from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
+from edge_rul.core.prediction import BundleId
+from edge_rul.core.status import ServingEngine, Status, gpu_given_up, words
 from edge_rul.core.topic import Template
 from edge_rul.engines import Engine, model_of
-from edge_rul.engines.choose import open_configured
+from edge_rul.engines.choose import device_of, open_configured
 from edge_rul.secrets import http_token, mqtt_password, refuse_open_secret
 from edge_rul.yaml_file import Source
 
@@ -71,6 +74,7 @@ def build_outgoing(settings: Settings) -> Outgoing:
         outputs["alarm"],
         outputs["alarm_event"],
         statistics=outputs["statistics"],
+        status=outputs["status"],
         daemon_alarm=outputs["daemon_alarm"],
     )
 
@@ -102,6 +106,25 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         max_assets=settings.limits.assets,
         max_late=settings.windows.max_late,
         max_gap=settings.windows.max_gap,
+    )
+
+
+def first_status(bundle: Bundle, engine: Engine, journal: str, lost: int, wall: float) -> Status:
+    """What serves from the start on. lost: how often the GPU was, where the CPU serves for it. wall: epoch seconds."""
+    identity = BundleId(bundle.manifest.name, bundle.sha256)
+    computes = ServingEngine(engine.name, engine.version, engine.precision, device_of(engine))
+    problems = [gpu_given_up(lost)] if lost else []
+    now = iso(round(wall * 1000)) or ""
+    return Status(
+        schema="edge-rul/status/1",
+        ts=now,
+        words=words(identity, computes, problems),
+        version=__version__,
+        started=now,
+        bundle=identity,
+        engine=computes,
+        journal=journal,
+        problems=problems,
     )
 
 

@@ -528,6 +528,7 @@ def test_the_shipped_configuration_loads_and_shows_the_defaults() -> None:
         "alarm_event": ("line", "asset"),
         "availability": (),
         "command": (),
+        "status": (),
         "statistics": (),
         "daemon_alarm": ("alarm",),
     }

@@ -91,6 +91,7 @@ def make_pipeline() -> Pipeline:
             Template(f"edge-rul/{line}/{asset}/alarm/{{alarm}}"),
             Template(f"edge-rul/{line}/{asset}/e"),
             statistics=Template("edge-rul/s"),
+            status=Template("edge-rul/status"),
             daemon_alarm=Template("edge-rul/_daemon/alarm/{alarm}"),
         ),
         rules=[

@@ -197,6 +197,11 @@ class MqttTransport:
             self._client.ack(message.mid, message.qos)
 
     @property
+    def connections(self) -> int:
+        """How many there have been."""
+        return self._connection
+
+    @property
     def turned(self) -> float:
         """Monotonic time of the network loop's last turn, or of the last attempt to connect."""
         return self._client.turned

@@ -6,6 +6,7 @@ Owns topics, quality of service, retention and the published shapes. Knows no cl
     alarm         QoS 1, retained       the current state of one alarm of one asset
     alarm event   QoS 1, not retained   it happened once
     statistics    QoS 0, not retained   how the daemon does
+    status        QoS 1, retained       what serves
     availability  QoS 1, retained       `online`, or `offline` as the last will
 """
 
@@ -18,6 +19,7 @@ import msgspec
 
 from edge_rul.core.alarm import Change, Priority
 from edge_rul.core.prediction import Prediction
+from edge_rul.core.status import Status
 from edge_rul.core.topic import Asset, Template
 
 _encoder = msgspec.json.Encoder()
@@ -104,6 +106,7 @@ PUBLISHED: dict[str, Any] = {
     "alarm": AlarmState,
     "alarm-event": AlarmEvent,
     "statistics": Statistics,
+    "status": Status,
 }
 
 
@@ -130,12 +133,14 @@ class Outgoing:
         alarm_event: Template,
         *,
         statistics: Template,
+        status: Template,
         daemon_alarm: Template,
     ) -> None:
         self._prediction = prediction
         self._alarm = alarm
         self._event = alarm_event
         self._statistics = statistics
+        self._status = status
         self._daemon_alarm = daemon_alarm
 
     def prediction(self, asset: Asset, prediction: Prediction, *, newest: bool, seq: int) -> Message:
@@ -179,6 +184,9 @@ class Outgoing:
 
     def statistics(self, statistics: Statistics) -> Message:
         return Message(self._statistics.text, _encoder.encode(statistics), False, 0, qos=0)
+
+    def status(self, status: Status, seq: int) -> Message:
+        return Message(self._status.text, _encoder.encode(status), True, seq)
 
     def daemon_alarm(self, name: str, *, active: bool, value: float, time: int, seq: int) -> Message:
         """An alarm of the daemon's own, of the reserved asset `_daemon`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from edge_rul.bundle import Bundle
 from edge_rul.config import EngineSettings
@@ -113,6 +113,11 @@ def gpu_losses(settings: EngineSettings, base: Path) -> int:
     """How many times the GPU was lost, where these settings would use it and it is passed over for that; else 0."""
     wanted = settings.name == "auto" or _on_gpu(settings.name, settings.provider)
     return losses(cache_directory(settings, base)) if wanted else 0
+
+
+def device_of(engine: Engine) -> Literal["CPU", "GPU"]:
+    """Where it computes."""
+    return "GPU" if engine.name in ON_GPU or engine.name.startswith("onnxruntime-") else "CPU"
 
 
 def _on_gpu(name: str, provider: str) -> bool:

@@ -38,6 +38,7 @@ OUTGOING = Outgoing(
     Template("out/{asset}/a/{alarm}"),
     Template("out/{asset}/e"),
     statistics=Template("out/s"),
+    status=Template("out/status"),
     daemon_alarm=Template("out/d/{alarm}"),
 )
 

@@ -39,21 +39,28 @@ def test_the_alarm_stands_while_the_cpu_serves_for_a_lost_gpu(
 
     states: queue.Queue[dict[str, Any]] = queue.Queue()
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-    client.on_message = lambda _client, _data, message: states.put(json.loads(message.payload))
+    statuses: queue.Queue[dict[str, Any]] = queue.Queue()
+    kinds = {TOPIC: states, "edge-rul/status": statuses}
+    client.on_message = lambda _client, _data, message: kinds[message.topic].put(json.loads(message.payload))
     client.connect("127.0.0.1", mosquitto.port)
-    client.subscribe(TOPIC, qos=1)
+    client.subscribe([(topic, 1) for topic in kinds])
     client.loop_start()
     log = tmp_path / "daemon.log"
     try:
         with running(config, tmp_path, log):
             found = states.get(timeout=60)
             assert (found["state"], found["value"]) == ("active", failures.LIMIT + 1)
+            status = statuses.get(timeout=60)
+            assert status["problems"] == ["CPU serves: GPU given up after 4 failures"]
+            assert status["words"].endswith("on the CPU; CPU serves: GPU given up after 4 failures")
+            assert status["engine"]["device"] == "CPU"
         assert "auto passes the GPU over: the GPU was lost 4 times" in log.read_text()
 
         (cache / "gpu-failures.json").unlink()
         with running(config, tmp_path, log):
             found = states.get(timeout=60)
             assert (found["state"], found["value"]) == ("normal", 0)
+            assert statuses.get(timeout=60)["problems"] == []
     finally:
         client.disconnect()
         client.loop_stop()
