@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from edge_rul.core.interval import IntervalTable
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.errors import BundleError
 
@@ -95,6 +96,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training: dict[str, Any]  # provenance: command, seed, data files and their hashes, recipe, versions
     validation: dict[str, Any]  # metrics on validation lives; never test figures
     files: dict[str, FileRecord]
+    interval: IntervalTable | None = None  # how far the true RUL may lie from the predicted one; None: not calibrated
 
     def __post_init__(self) -> None:
         names = [i.name for i in self.inputs]

@@ -45,6 +45,8 @@ def columns(rows: list[Row], bundle: Bundle) -> Columns:
     for index, name in enumerate(inputs):
         found[_VALUE + name] = [None if np.isnan(v := row.reading.values[index]) else v for row in rows]
     found["rul"] = [p and p.rul for p in answers]
+    found["rul_low"] = [p and p.bounds[0] for p in answers]
+    found["rul_high"] = [p and p.bounds[1] for p in answers]  # none beside a rul_low: the interval has no upper end
     found["rul_unit"] = [p and p.rul_unit for p in answers]
     found["class"] = [p and p.health.name for p in answers]
     for name in classes:
@@ -192,6 +194,8 @@ class Report:
             "ts": file["ts"],
             "rul_file": file["rul"],
             "rul_bundle": p and p.rul,
+            "rul_low_bundle": p and p.bounds[0],
+            "rul_high_bundle": p and p.bounds[1],
             "difference": round(p.rul - file["rul"], 5) if there and p else None,
             "class_file": file["class"],
             "class_bundle": p and p.health.name,

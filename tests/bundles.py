@@ -18,6 +18,7 @@ import numpy as np
 
 from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle, Golden, HealthClass, Input, Network, Rul, Tolerance
+from edge_rul.core.interval import IntervalTable
 from edge_rul.core.normalise import Array, ZScore
 
 MAX_RUL = 125.0
@@ -84,6 +85,7 @@ def _parts(
             "tolerance": {"float32": Tolerance(rul=1e-3, logits=1e-3)},
             "training": {"dataset": {"format": "none", "subset": "none"}},
             "validation": {},
+            "interval": IntervalTable(0.9, at=[45.0, 60.0, 75.0], below=[10.0, 20.0, 18.0], above=[8.0, 20.0, 60.0]),
         },
         "graph": export_onnx(model, window),
         "weights": weights,

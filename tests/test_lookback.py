@@ -121,6 +121,10 @@ def assert_as_published(rows: list[dict[str, str]], daemon: Daemon) -> None:
     for key, row in found.items():
         p = published[key]
         assert float(row["rul"]) == pytest.approx(p["rul"], abs=EXACT)
+        assert float(row["rul_low"]) == pytest.approx(p["rul_low"], abs=10 * EXACT)
+        assert (
+            row["rul_high"] == "" if p["rul_high"] is None else abs(float(row["rul_high"]) - p["rul_high"]) < 10 * EXACT
+        )
         assert row["class"] == p["health"]["class"]
         assert (row["quality"], row["held"]) == (p["quality"]["state"], str(p["quality"]["held"]))
         assert row["missing_cycles"] == str(p["quality"]["missing_cycles"])

@@ -62,6 +62,7 @@ class Engine:
     def new_life(self) -> None:
         self.readings = 0  # since the life began, or since we listen
         self.rul: float | None = None
+        self.interval = ""
         self.predicted = 0  # cycle of the newest prediction
         self.health = ""
         self.probability = 0.0
@@ -90,6 +91,7 @@ class Board:
         self.title = title
         self.window, self.top, self.unit = manifest.window, manifest.rul.max, manifest.rul.unit
         self.bundle, self.model = manifest.name, ""
+        self.level: float | None = None  # of the intervals; None until a prediction has one
         self.ends = ends or {}
         names = [c.name for c in manifest.classes]
         self._longest = max(map(len, names))
@@ -147,6 +149,11 @@ class Board:
         if 0 < engine.cycle < cycle:
             return  # of the life before: the overhauled engine's first readings have overtaken it
         engine.rul, engine.predicted = float(body["rul"]), cycle
+        if "interval" in body:
+            low, high = float(body["rul_low"]), body["rul_high"]
+            self.level = float(body["interval"]["level"])
+            engine.interval = f"≥ {low:.0f}" if high is None else f"{low:.0f} to {high:.0f}"
+            engine.interval += "" if body["interval"]["reliable"] else " ?"
         engine.health = str(body["health"]["class"])
         engine.probability = float(body["health"]["probabilities"][engine.health])
         engine.trend.append(engine.rul)
@@ -221,12 +228,15 @@ class Board:
 
     def _table(self, engines: list[Engine], width: int) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-        trend = min(60, width - (78 if self.ends else 72))  # what the other columns leave
+        others = 72 + (6 if self.ends else 0) + (10 if self.level else 0)
+        trend = min(60, width - others)  # what the other columns leave
         trend = trend if trend >= 14 else 0
         table.add_column("asset", no_wrap=True)
         table.add_column("line", no_wrap=True)
         table.add_column("cycle", justify="right", no_wrap=True)
         table.add_column(f"RUL\n{self.unit}", justify="right", no_wrap=True)
+        if self.level:
+            table.add_column(f"{self.level:.0%}\ninterval", justify="right", no_wrap=True, style="dim")
         if self.ends:
             table.add_column("true\nRUL", justify="right", no_wrap=True, style="dim")
         table.add_column("health", no_wrap=True)
@@ -246,6 +256,8 @@ class Board:
             health = Text(f"● {engine.health:{self._longest}} {engine.probability:4.0%}", style=style)
         cycle = engine.cycle or engine.predicted
         cells: list[RenderableType] = [Text(engine.name), Text(engine.line), str(cycle), rul]
+        if self.level:
+            cells.append("" if engine.rul is None else engine.interval)
         if self.ends:
             end = self.ends.get(engine.name)
             cells.append(str(end[1] - (engine.predicted or cycle)) if end else "")

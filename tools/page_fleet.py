@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edge_rul.adapters.http.metrics import Metrics
@@ -23,7 +24,7 @@ from edge_rul.core.fleet import Fleet
 from edge_rul.core.outgoing import Statistics, iso
 from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Answered
-from edge_rul.core.prediction import BundleId, EngineId, Health, Prediction, Quality
+from edge_rul.core.prediction import BundleId, EngineId, Health, Interval, Prediction, Quality
 from edge_rul.core.topic import Asset
 
 MAX_RUL = 125.0
@@ -130,9 +131,9 @@ def prediction(asset: Asset, life: int, cycle: int, rul: float, **changes: Any) 
         "engine": EngineId("onnxruntime", "float32"),
         "journal": "6f1c",
     }
-    if {"rul_low", "rul_high"} <= set(Prediction.__struct_fields__):
-        fields |= {"rul_low": max(0.0, rul - spread), "rul_high": min(MAX_RUL, rul + spread)}
-    return Prediction(**{**fields, **changes})
+    fields |= {"rul_low": max(0.0, rul - spread), "rul_high": rul + spread if rul + spread < MAX_RUL else None}
+    said = Prediction(**{**fields, **changes})
+    return msgspec.structs.replace(said, interval=Interval(0.9, not said.quality.outside))
 
 
 def make_fleet(assets: int, wall: float, *, cycles: int = 140) -> Fleet:

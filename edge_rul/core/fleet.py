@@ -39,7 +39,11 @@ class Alarm(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The newest prediction, without what all assets share. low, high: RUL's interval, where the bundle has one."""
+    """The newest prediction, without what all assets share.
+
+    low, high: RUL's interval, low None where the bundle has none, high None where it has no upper end. reliable:
+    whether the interval's level holds for this window.
+    """
 
     life: int
     cycle: int
@@ -49,6 +53,7 @@ class Answer(msgspec.Struct, frozen=True):
     high: float | None
     health: Health
     quality: Quality
+    reliable: bool = True
 
 
 class Record(msgspec.Struct):
@@ -140,7 +145,7 @@ class Fleet:
         if record is None:
             return
         prediction = answered.prediction
-        low, high = getattr(prediction, "rul_low", None), getattr(prediction, "rul_high", None)
+        low, high = prediction.bounds
         record.trace.put(prediction.life, prediction.cycle, prediction.rul, low, high)
         record.trend = record.trace.change(TREND_CYCLES)
         if answered.newest:
@@ -153,6 +158,7 @@ class Fleet:
                 high=high,
                 health=prediction.health,
                 quality=prediction.quality,
+                reliable=prediction.interval is msgspec.UNSET or prediction.interval.reliable,
             )
 
     def alarm(self, change: Change) -> None:

@@ -5,13 +5,14 @@ Owns the prediction's fields, the softmax, and the refusal of NaN. Knows no engi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edge_rul.core.batch import Due
+from edge_rul.core.interval import IntervalTable
 from edge_rul.core.normalise import Array
 
 _DECIMALS = 5  # of what is published: below the 1e-4 to which one machine repeats itself
@@ -34,7 +35,8 @@ class EngineId(msgspec.Struct, frozen=True):
 class Model(msgspec.Struct, frozen=True):
     """What the core has to know of a bundle and its engine to name an answer. classes: in the order of the logits.
 
-    journal: the id of the journal whose entries are answered.
+    journal: the id of the journal whose entries are answered. max_rul: cap of the labels in training. interval: None
+    where the bundle has none.
     """
 
     bundle: BundleId
@@ -43,6 +45,8 @@ class Model(msgspec.Struct, frozen=True):
     rul_unit: str
     classes: tuple[str, ...]
     inputs: tuple[str, ...]
+    max_rul: float = float("inf")
+    interval: IntervalTable | None = None
 
 
 class Health(msgspec.Struct, frozen=True, rename={"name": "class"}):
@@ -50,6 +54,15 @@ class Health(msgspec.Struct, frozen=True, rename={"name": "class"}):
 
     name: str
     probabilities: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1)]]
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """What `rul_low` and `rul_high` are worth. level: the share of windows whose RUL lay between them where the bundle
+    was calibrated. reliable: false where inputs lie outside what training saw, so that the level says nothing.
+    """
+
+    level: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    reliable: bool
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -67,9 +80,11 @@ class Quality(msgspec.Struct, frozen=True):
     skipped: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Prediction(msgspec.Struct, frozen=True):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """What is published for one window. RUL is the life left after `cycle`, in `rul_unit`, never negative.
 
+    rul_low, rul_high, interval: absent where the bundle is not calibrated. rul_high: null where the interval reaches
+    the cap of the bundle's training, so that RUL is only known to be at least `rul_low`.
     levels: the named levels of the asset's topic but its name. ts: event time of the window's last reading, ISO 8601
     UTC. revision: 0 for a key's first answer, higher where late readings changed it. journal: a new id means that
     windows and lives began anew.
@@ -83,12 +98,21 @@ class Prediction(msgspec.Struct, frozen=True):
     revision: Annotated[int, msgspec.Meta(ge=0)]
     ts: str | None
     rul: Annotated[float, msgspec.Meta(ge=0)]
+    rul_low: Annotated[float, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
+    rul_high: Annotated[float, msgspec.Meta(ge=0)] | msgspec.UnsetType | None = msgspec.UNSET
     rul_unit: str
+    interval: Interval | msgspec.UnsetType = msgspec.UNSET
     health: Health
     quality: Quality
     bundle: BundleId
     engine: EngineId
     journal: str
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """The interval's low and high; None for an end, or for both, where there is none."""
+        low, high = self.rul_low, self.rul_high
+        return None if low is msgspec.UNSET else low, None if high is msgspec.UNSET else high
 
 
 def softmax(logits: Array) -> Array:
@@ -121,6 +145,7 @@ def predict(
         ts=ts,
         rul=max(0.0, round(float(rul), _DECIMALS)),
         rul_unit=model.rul_unit,
+        **_interval(rul, model, reliable=not beyond),
         health=Health(
             model.classes[int(probabilities.argmax())],
             {name: round(float(p), _DECIMALS) for name, p in zip(model.classes, probabilities, strict=True)},
@@ -130,3 +155,15 @@ def predict(
         engine=model.engine,
         journal=model.journal,
     )
+
+
+def _interval(rul: float, model: Model, *, reliable: bool) -> dict[str, Any]:
+    """The fields of the interval around `rul`; none where the model has no table."""
+    if model.interval is None:
+        return {}
+    low, high = (float(bound) for bound in model.interval.bounds(rul, model.max_rul))
+    return {
+        "rul_low": round(low, _DECIMALS),
+        "rul_high": round(high, _DECIMALS) if high < model.max_rul else None,
+        "interval": Interval(model.interval.level, reliable),
+    }

@@ -17,7 +17,7 @@ _NAN = float("nan")
 
 
 class Point(NamedTuple):
-    """RUL after a cycle of a life. low, high: its interval, NaN where the bundle has none."""
+    """RUL after a cycle of a life. low, high: its interval, NaN where it has no such end."""
 
     life: int
     cycle: int

@@ -55,6 +55,8 @@ def model_of(bundle: Bundle, engine: Engine, journal: str) -> Model:
         rul_unit=manifest.rul.unit,
         classes=tuple(c.name for c in manifest.classes),
         inputs=tuple(i.name for i in manifest.inputs),
+        max_rul=manifest.rul.max,
+        interval=manifest.interval,
     )
 
 

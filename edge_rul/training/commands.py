@@ -15,6 +15,7 @@ import msgspec
 
 from edge_rul import bundle as bundles
 from edge_rul.errors import EXIT_OK, BundleError, ConfigError
+from edge_rul.training.calibrate import calibrate
 from edge_rul.training.evaluate import Report, evaluate
 
 
@@ -93,8 +94,11 @@ def train_command(
         config_sha256=hashlib.sha256(content).hexdigest(),
         config_text=content.decode(),
     )
-    reached = prepared.score(fitted.model, prepared.prepare(calibration, chosen, fitted.normaliser))
-    made = export_bundle.export(out, fitted, chosen, training, calibration, reached, source, replace=force)
+    unseen = prepared.prepare(calibration, chosen, fitted.normaliser)
+    answers = prepared.predict(fitted.model, unseen)
+    reached = prepared.score(answers, unseen)
+    interval = calibrate(answers[0], unseen.labels, chosen.rul.max, chosen.interval)
+    made = export_bundle.export(out, fitted, chosen, training, calibration, reached, interval, source, replace=force)
     size = sum(f.stat().st_size for f in made.path.iterdir()) / 1e6
     print(f"wrote {out}: {size:.1f} MB, sha256 {made.sha256[:12]}")
     print(f"  RMSE {reached.rmse:.2f} {chosen.rul.unit}, all windows of the assets kept for calibration")

@@ -20,6 +20,7 @@ from torch import nn
 
 from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle, Golden, Input, Network, Tolerance
+from edge_rul.core.interval import IntervalTable
 from edge_rul.core.normalise import Array
 from edge_rul.engines import open_engine
 from edge_rul.model.dual_task_model import DualTaskModel, parameters, weights_of
@@ -51,13 +52,15 @@ def export(
     training: Windows,
     calibration: Windows,
     reached: Scores,
+    interval: IntervalTable | None,
     source: Source,
     *,
     replace: bool = False,
 ) -> Bundle:
     """Write the bundle at `path`. Nothing is written unless the engine answers as torch does.
 
-    calibration: windows of assets that were never fitted; reached: the model's figures on them. Raises BundleError
+    calibration: windows of assets that were never fitted; reached, interval: the model's figures on them, and how far
+    it is off there. Raises BundleError
     where the path is taken, and EngineError where the exported graph disagrees with the model.
     """
     model = in_unit(fitted.model, settings.rul.max)
@@ -85,6 +88,7 @@ def export(
             "tolerance": {"float32": Tolerance(rul=1e-3 * scale, logits=1e-3)},
             "training": provenance(settings, fitted, training, calibration, source),
             "validation": held_out_figures(calibration, reached),
+            "interval": interval,
         },
         "graph": export_onnx(model, settings.window),
         "weights": weights_of(model),

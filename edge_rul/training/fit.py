@@ -21,7 +21,7 @@ from edge_rul.model.dual_task_model import DualTaskModel
 from edge_rul.training import device as devices
 from edge_rul.training.augment import augment
 from edge_rul.training.losses.tasks import Parameters, Targets
-from edge_rul.training.prepared import Prepared, prepare, score
+from edge_rul.training.prepared import Prepared, predict, prepare, score
 from edge_rul.training.progress import Progress
 from edge_rul.training.run import Epoch, Run, State
 from edge_rul.training.settings import RecipeSettings, TrainingSettings
@@ -116,7 +116,7 @@ def fit(
         loss = _epoch(run, learn, recipe, steps, epoch, progress, record)
         guard_dead_head(run.model, probe, f"after epoch {epoch}")
         guard_dead_head(run.average.model, probe, f"after epoch {epoch}, average")
-        reached = None if judge is None else score(run.average.model, judge)
+        reached = None if judge is None else score(predict(run.average.model, judge), judge)
         run.end_epoch(Epoch(epoch, loss, reached))
         shown = {} if reached is None else dict(zip(SHOWN, operator.attrgetter(*SHOWN.values())(reached), strict=True))
         record.epoch({"epoch": epoch, "loss": loss, **shown}, run.state)

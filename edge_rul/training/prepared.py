@@ -70,8 +70,7 @@ def predict(model: DualTaskModel, prepared: Prepared) -> tuple[Array, Array]:
     return np.concatenate(ruls) / np.float32(prepared.scale), np.concatenate(logits)
 
 
-def score(model: DualTaskModel, prepared: Prepared) -> Scores:
-    """Figures over all windows, in the RUL's unit."""
-    rul, logits = predict(model, prepared)
+def score(answers: tuple[Array, Array], prepared: Prepared) -> Scores:
+    """Figures over all windows, in the RUL's unit. answers: of `predict`."""
     true = prepared.labels
-    return scores(rul, logits, true.rul, true.health, true.is_lower_bound)
+    return scores(*answers, true.rul, true.health, true.is_lower_bound)

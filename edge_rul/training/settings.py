@@ -15,6 +15,7 @@ from msgspec import Meta
 from edge_rul.bundle import HealthClass, Rul
 from edge_rul.training.augment import AugmentSettings
 from edge_rul.training.average import AverageSettings, EmaSettings
+from edge_rul.training.calibrate import IntervalSettings
 from edge_rul.training.dataset import DatasetSettings
 from edge_rul.training.device import Device, Precision
 from edge_rul.training.losses import LossSettings
@@ -108,6 +109,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: HeldOutSettings = HeldOutSettings()
     validation: HeldOutSettings | None = None
     model: ModelSettings = ModelSettings()
+    interval: IntervalSettings = IntervalSettings()
     seed: int = 0
 
     def __post_init__(self) -> None:

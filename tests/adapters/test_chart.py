@@ -61,3 +61,9 @@ def test_whatever_the_points_it_is_drawn_inside_the_frame(points: list[Point]) -
 def test_a_mark_beyond_the_scale_stays_on_it(low: float, high: float, mark: float) -> None:
     circle = ET.fromstring(bar(low, high, mark, (low, high))).find("circle")
     assert circle is not None and 0 <= float(circle.attrib["cx"]) <= 120
+
+
+def test_an_interval_without_an_upper_end_reaches_the_top() -> None:
+    points = [Point(0, c, 110.0, 95.0, NAN) for c in range(3)]
+    band = numbers(history(points, 125.0, "cycles", []), "polygon", "band")
+    assert [y for _, y in band[:3]] == [12.0] * 3 and all(y > 12 for _, y in band[3:])

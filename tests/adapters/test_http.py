@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import msgspec
 import numpy as np
 import pytest
 import structlog
@@ -28,6 +29,7 @@ from edge_rul.core.alarm import Change, State, Status
 from edge_rul.core.fleet import Fleet
 from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Answered
+from edge_rul.core.prediction import Quality
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_CONFIG, EdgeRulError
 
@@ -297,6 +299,28 @@ def test_one_asset_with_its_history_and_its_sensors_against_their_training_range
         assert shown.name in text
     hot = text[text.index('role="rowheader">T30') :].partition("</tr>")[0]
     assert "above" in hot and "1571 to 1616.9" in hot
+
+
+def test_an_interval_is_shown_with_its_open_end_and_where_it_is_not_to_be_relied_upon() -> None:
+    fleet = Fleet(5)
+    for name, rul, changes in (
+        ("closed", 40.0, {}),
+        ("open", 124.0, {}),
+        ("beyond", 40.0, {"quality": Quality("uncertain", 0, 0, ["T30"], 0)}),
+        ("none", 40.0, {"rul_low": msgspec.UNSET, "rul_high": msgspec.UNSET}),
+    ):
+        asset = Asset(name, ())
+        fleet.answered(Answered(asset, prediction(asset, 0, 3, rul, **changes), True))
+    with serving(fleet) as site:
+        said = {name: site.get(f"/asset?name={name}")[1] for name in ("closed", "open", "beyond", "none")}
+        rows = site.get("/")[1].split("<tr")
+    assert "<p>28.8 to 51.2</p>" in said["closed"]
+    assert "<p>at least 97.7</p>" in said["open"]
+    assert "28.8 to 51.2, not to be relied upon" in said["beyond"]
+    assert "28.8" not in said["none"] and "relied" not in said["none"]
+    shown = {name: next(row for row in rows if f'id="asset-{name}"' in row) for name in said}
+    assert "<small>28.8 to 51.2</small>" in shown["closed"] and "<small>28.8 to 51.2 ?</small>" in shown["beyond"]
+    assert "at least 97.7" in shown["open"] and "28.8" not in shown["none"]
 
 
 def test_an_asset_that_waits_and_one_that_is_unknown() -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import demo
 import demo_processes
@@ -75,14 +76,34 @@ def read(board: Board, asset: str, cycle: int, now: float = 0.0) -> None:
     board.apply(f"plant/{LINE}/{asset}/cycle", json.dumps({"cycle": cycle, "values": {}}).encode(), now)
 
 
-def predict(board: Board, asset: str, cycle: int, rul: float, health: str = "healthy", now: float = 0.0) -> None:
+def predict(
+    board: Board, asset: str, cycle: int, rul: float, health: str = "healthy", now: float = 0.0, **more: Any
+) -> None:
     body = {
+        **more,
         "cycle": cycle,
         "rul": rul,
         "health": {"class": health, "probabilities": {"healthy": 0.1, "degrading": 0.1, "critical": 0.1, health: 0.8}},
         "engine": {"name": "onnxruntime", "precision": "float32"},
     }
     board.apply(f"edge-rul/{LINE}/{asset}/prediction", json.dumps(body).encode(), now)
+
+
+def test_intervals_have_a_column_once_a_prediction_brings_one(board: Board) -> None:
+    predict(board, "engine-001", 57, 40.0)
+    assert not any("interval" in line for line in picture(board, width=110))
+    for asset, rul, high, reliable in (
+        ("engine-001", 40.0, 53.4, True),
+        ("engine-002", 99.0, None, True),
+        ("engine-003", 41.0, 53.4, False),
+    ):
+        more = {"rul_low": rul - 13, "rul_high": high, "interval": {"level": 0.9, "reliable": reliable}}
+        predict(board, asset, 58, rul, **more)
+    assert any("90%" in line for line in picture(board, width=110))
+    assert " 27 to 53  " in row(board, "engine-001", width=110)
+    assert " ≥ 86  " in row(board, "engine-002", width=110)
+    assert " 28 to 53 ?" in row(board, "engine-003", width=110)
+    assert max(map(len, picture(board, width=110))) <= 110
 
 
 def alarm(board: Board, asset: str, name: str, state: str, priority: str = "high") -> None:

@@ -17,6 +17,7 @@ from edge_rul.engines import open_engine, verify
 from edge_rul.errors import BundleError
 from edge_rul.model.dual_task_model import load_model
 from edge_rul.training import dataset
+from edge_rul.training.calibrate import held
 from edge_rul.training.commands import command_line, evaluate_command, train_command
 from edge_rul.training.evaluate import evaluate, load_table, predict_windows
 from edge_rul.training.metrics import nasa_score
@@ -75,6 +76,12 @@ def test_a_run_makes_a_bundle_whose_graph_answers_as_torch_does(
     assert (made["assets"], made["held_out"], len(made["epochs"])) == (6, 2, 2)
     assert manifest.validation["assets"] == kept.assets
     assert {"rmse", "accuracy", "macro_f1", "windows"} <= set(manifest.validation)
+    # Its intervals hold the level on the windows that they were calibrated on, of those below the cap.
+    assert manifest.interval is not None and manifest.interval.level == 0.9
+    windows = full_windows(kept, chosen.window)
+    true = np.minimum(kept.rul[windows.last], manifest.rul.max)
+    inside, _ = held(manifest.interval, predict_windows(trained, windows.raw())[0], true, manifest.rul.max)
+    assert 0.9 <= inside[true < manifest.rul.max].mean() <= 0.95
     # Nothing of this machine.
     assert str(config.parent) not in (trained.path / bundles.MANIFEST).read_text()
 

@@ -95,11 +95,14 @@ def test_early_stopping_ends_the_run_and_ships_the_best_epoch(
     configure(config, "  early_stopping: {patience: 2}\n  epochs: 9")
     made_up = iter([5.0, 3.0, 4.0, 4.5])
     seen: list[dict[str, torch.Tensor]] = []
-    genuine = fit.score
+    predict, score = fit.predict, fit.score
 
-    def score(model: nn.Module, prepared: object) -> Scores:
+    def seeing(model: nn.Module, prepared: object) -> object:
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return msgspec.structs.replace(genuine(model, prepared), rmse=next(made_up))  # type: ignore[arg-type]
+        return predict(model, prepared)  # type: ignore[arg-type]
+
+    def making_up(answers: object, prepared: object) -> Scores:
+        return msgspec.structs.replace(score(answers, prepared), rmse=next(made_up))  # type: ignore[arg-type]
 
     fitted: list[fit.Fitted] = []
     whole = fit.fit
@@ -108,7 +111,8 @@ def test_early_stopping_ends_the_run_and_ships_the_best_epoch(
         fitted.append(whole(*args))  # type: ignore[arg-type]
         return fitted[0]
 
-    monkeypatch.setattr(fit, "score", score)
+    monkeypatch.setattr(fit, "predict", seeing)
+    monkeypatch.setattr(fit, "score", making_up)
     monkeypatch.setattr(fit, "fit", keeping)
     train_command(config, engines, tmp_path / "bundle")
     assert len(fitted[0].epochs) == 4

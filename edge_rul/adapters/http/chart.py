@@ -79,7 +79,7 @@ def history(points: Sequence[Point], top: float, unit: str, limits: Sequence[tup
             parts.append(f'<line class="life" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{y(0):.1f}"/>')
         band = [(at, p) for at, p in some if not math.isnan(p.low)]
         if band:
-            edge = [f"{x(at):.1f},{y(p.high):.1f}" for at, p in band]
+            edge = [f"{x(at):.1f},{y(top if math.isnan(p.high) else p.high):.1f}" for at, p in band]
             edge += [f"{x(at):.1f},{y(p.low):.1f}" for at, p in reversed(band)]
             parts.append(f'<polygon class="band" points="{" ".join(edge)}"/>')
         line = " ".join(f"{x(at):.1f},{y(p.rul):.1f}" for at, p in some)

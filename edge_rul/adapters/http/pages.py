@@ -26,6 +26,7 @@ from edge_rul.adapters.http.metrics import Metrics
 from edge_rul.adapters.http.source import Source
 from edge_rul.core.fleet import TREND_CYCLES, Query, Record, Show, Sort
 from edge_rul.core.outgoing import iso
+from edge_rul.core.trace import Point
 
 _HERE = Path(__file__).parent
 _TEMPLATES = str(_HERE / "templates")
@@ -177,7 +178,7 @@ class Pages:
             unit=self._catalogue.unit,
             window=self._catalogue.window,
             chart=chart.history(points, self._catalogue.max_rul, self._catalogue.unit, self._catalogue.limits),
-            points=points[:-13:-1],
+            points=[(p, words.interval(*_bounds(p))) for p in points[:-13:-1]],
             sensors=[_sensor(i, v) for i, v in zip(inputs, values, strict=False)],
             daemon=self._notes(),
         )
@@ -224,9 +225,8 @@ class Pages:
         level = 0 if place == 0 else 2 if place == len(names) - 1 else 1
         row |= {
             "rul": words.number(answer.rul),
-            "interval": None
-            if answer.low is None
-            else f"{words.number(answer.low)} to {words.number(answer.high or 0.0)}",
+            "interval": words.interval(answer.low, answer.high),
+            "reliable": answer.reliable,
             "health": answer.health.name,
             "symbol": _SYMBOLS[level],
             "level": level,
@@ -272,6 +272,10 @@ def _link(query: Query, **changes: Any) -> str:
         "size": query.size if query.size != Query().size else "",
     }
     return "/?" + urlencode({key: value for key, value in fields.items() if value})
+
+
+def _bounds(point: Point) -> tuple[float | None, float | None]:
+    return None if math.isnan(point.low) else point.low, None if math.isnan(point.high) else point.high
 
 
 def _sensor(shown: ShownInput, value: float) -> dict[str, Any]:

@@ -12,6 +12,13 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Nothing where there is none; without an upper end the RUL is known only from below."""
+    if low is None:
+        return ""
+    return f"at least {number(low)}" if high is None else f"{number(low)} to {number(high)}"
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 

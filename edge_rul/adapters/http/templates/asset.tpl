@@ -19,7 +19,7 @@
 <div class="cards">
 <section><h2>Remaining useful life</h2>
 <p class="big">{{row["rul"]}} <small>{{unit}}</small></p>
-<p>{{f"between {row['interval'].replace(' to ', ' and ')}" if row["interval"] else ""}}{{" · " if row["interval"] and row["trend"][1] else ""}}{{f"{row['trend'][0]} {row['trend'][1]} in 20 cycles" if row["trend"][1] else ""}}</p>
+<p>{{row["interval"]}}{{"" if row["reliable"] else ", not to be relied upon: inputs beyond training"}}{{" · " if row["interval"] and row["trend"][1] else ""}}{{f"{row['trend'][0]} {row['trend'][1]} in 20 cycles" if row["trend"][1] else ""}}</p>
 % if row["behind"]:
 <p>of cycle {{row["answer"].cycle}}</p>
 % end
@@ -45,8 +45,8 @@
 <figure>{{!chart}}</figure>
 <details><summary>The last values</summary>
 <table class="plain"><thead><tr><th scope="col">Life</th><th scope="col">Cycle</th><th scope="col">RUL, {{unit}}</th><th scope="col">Interval</th></tr></thead><tbody>
-% for point in points:
-<tr><td>{{point.life}}</td><td>{{point.cycle}}</td><td>{{f"{point.rul:.1f}"}}</td><td>{{f"{point.low:.1f} to {point.high:.1f}" if point.low == point.low else "–"}}</td></tr>
+% for point, interval in points:
+<tr><td>{{point.life}}</td><td>{{point.cycle}}</td><td>{{f"{point.rul:.1f}"}}</td><td>{{interval or "–"}}</td></tr>
 % end
 </tbody></table></details>
 % end

@@ -21,7 +21,7 @@
 <td role="cell" class="health level{{row["level"]}}"><span aria-hidden="true">{{row["symbol"]}}</span> {{row["health"]}} <small>{{row["probability"]}}</small></td>
 <td role="cell" class="rul"><b>{{row["rul"]}}</b>\\
 % if row["interval"]:
- <small>{{row["interval"]}}</small>\\
+ <small>{{row["interval"]}}{{"" if row["reliable"] else " ?"}}</small>\\
 % end
 </td>
 <td role="cell" class="trend" title="change of RUL in {{trend_cycles}} cycles">{{!row["spark"]}}<span>{{row["trend"][0]}} {{row["trend"][1]}}</span></td>
