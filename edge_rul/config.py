@@ -81,6 +81,7 @@ class Topics(_Settings, frozen=True):
     statistics: str = "edge-rul/statistics"
     status: str = "edge-rul/status"
     daemon_alarm: str = "edge-rul/_daemon/alarm/{alarm}"
+    dead_letter: str | None = "edge-rul/dead-letter"
 
 
 class InputSettings(_Settings, frozen=True):
@@ -123,6 +124,7 @@ class EngineSettings(_Settings, frozen=True):
 class Limits(_Settings, frozen=True):
     assets: Positive = 10_000
     payload: Positive = 128 * 1024  # bytes of one message
+    dead_letter: Positive = 1024  # bytes of a refused message that are kept and told
     tail: Positive = 10_000  # entries between ingest and scoring
     inbox_messages: Positive = 10_000
     inbox_bytes: Positive = 256 * MIB
@@ -235,7 +237,7 @@ def load_settings(path: Path) -> tuple[Settings, Source]:
 
 def templates(topics: Topics) -> dict[str, Template]:
     """The output templates and the command topic by key."""
-    keys = ("prediction", "alarm", "alarm_event", "availability", "command", "statistics", "status", "daemon_alarm")
+    keys = (key for key in Topics.__struct_fields__ if key != "readings")
     return {key: Template(text) for key in keys if (text := getattr(topics, key)) is not None}
 
 
@@ -258,6 +260,7 @@ def _check_topics(topics: Topics, source: Source) -> None:
         "statistics": set(),
         "status": set(),
         "daemon_alarm": {"alarm"},
+        "dead_letter": set(),
     }
     seen: dict[str, Template] = {}
     for key, need in needs.items():

@@ -12,7 +12,7 @@ from typing import Protocol
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import Received
 from edge_rul.arrivals import Arrivals
-from edge_rul.core.payload import Entry
+from edge_rul.core.entry import AssetEntry
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.tail import Tail
 from edge_rul.log import Summary
@@ -30,7 +30,7 @@ class Inbound(Protocol):
 class Hearer(Protocol):
     """Who is told what came in; `History` documents it. Must not keep us waiting."""
 
-    def heard(self, entries: list[Entry]) -> None: ...
+    def heard(self, entries: list[AssetEntry]) -> None: ...
 
 
 class Intake:
@@ -80,8 +80,9 @@ class Intake:
     def _take(self, message: Received, now: float, wall: int) -> None:
         decoded = self._pipeline.decode(message.topic, message.payload, wall)
         for bad in decoded.rejected:
-            self._faults.fault("message_rejected", bad.reason.value, now, topic=bad.object, problem=bad.problem)
-        self._tail.append(self._journal.append(decoded.entries, now, fleeting=message.qos == 0))
+            self._faults.fault("message_rejected", bad.reason.value, now, topic=bad.topic, problem=bad.problem)
+        entries = [*decoded.entries, *decoded.rejected]
+        self._tail.append(self._journal.append(entries, now, fleeting=message.qos == 0))
         if self._hearer is not None and decoded.entries:
             self._hearer.heard(decoded.entries)
         if message.qos:
@@ -89,7 +90,7 @@ class Intake:
 
     def waits_for_commit(self, now: float) -> bool:
         """Whether the transaction is as full or old as it may be, or the broker waits for acknowledgements."""
-        # A message without a good entry is owed too, and waits for nothing.
+        # An empty list holds no entry; its message is owed too, and waits for nothing.
         settled = bool(self._owed) and self._owed[0][0] <= self._journal.committed
         return settled or len(self._owed) >= self._owed_at_most or self._journal.wait(now) <= 0
 

@@ -29,7 +29,7 @@ from edge_rul.core.batch import Due
 from edge_rul.core.life import Lives
 from edge_rul.core.normalise import Array, outside
 from edge_rul.core.outgoing import iso
-from edge_rul.core.payload import Reading
+from edge_rul.core.payload import Reading, Reset
 from edge_rul.core.prediction import Prediction, predict
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
@@ -83,8 +83,9 @@ class Scorer:
         """A row for each reading among the entries, which follow what was applied before."""
         rows = []
         for seq, entry in ((n.seq, n.entry) for n in entries):
-            if not isinstance(entry, Reading):
+            if isinstance(entry, Reset):
                 self.lives.reset(entry.asset)
+            if not isinstance(entry, Reading):
                 continue
             applied = self.lives.apply(entry)
             if isinstance(applied, Reason):

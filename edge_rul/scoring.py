@@ -107,6 +107,9 @@ class Scoring:
 
     def step(self, now: float) -> bool:
         """Answer what fits into a batch. now: monotonic seconds. Returns whether there was anything."""
+        if self._outbound.new_session:
+            self._outbound.new_session = False
+            self._again = deque(self._pipeline.lives.assets)  # what is answered from here on reaches the new session
         if self.unpublished >= self._unpublished_at_most:
             return False
         if self._tail.behind:
@@ -191,9 +194,6 @@ class Scoring:
         if self.lag or self._held or not self._pipeline.idle:
             return False
         self._again.extend(self._pipeline.caught_up())
-        if self._outbound.new_session:
-            self._outbound.new_session = False
-            self._again = deque(self._pipeline.lives.assets)
         if not self._again or self._outbound.backlog >= self._unpublished_at_most:
             return False
         assets = [self._again.popleft() for _ in range(min(self._engine.max_batch, len(self._again)))]

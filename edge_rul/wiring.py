@@ -76,6 +76,7 @@ def build_outgoing(settings: Settings) -> Outgoing:
         statistics=outputs["statistics"],
         status=outputs["status"],
         daemon_alarm=outputs["daemon_alarm"],
+        dead_letter=outputs.get("dead_letter"),
     )
 
 
@@ -86,6 +87,7 @@ def build_decoder(settings: Settings, bundle: Bundle) -> Decoder:
         command=templates(settings.topics).get("command"),
         hold=[name for name, setting in settings.inputs.items() if setting.missing == "hold"],
         payload_limit=settings.limits.payload,
+        refused_limit=settings.limits.dead_letter,
         skew=settings.limits.skew,
     )
 

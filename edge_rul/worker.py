@@ -239,7 +239,16 @@ class Worker:
             assets=len(self._pipeline.lives),
             **{
                 name: counts[name]
-                for name in ("readings", "predictions", "revisions", "late", "gaps", "skipped", "future_times")
+                for name in (
+                    "readings",
+                    "predictions",
+                    "revisions",
+                    "late",
+                    "gaps",
+                    "skipped",
+                    "dead_letters",
+                    "future_times",
+                )
             },
             dropped=dropped,
             lag_entries=self.lag,

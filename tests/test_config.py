@@ -531,6 +531,7 @@ def test_the_shipped_configuration_loads_and_shows_the_defaults() -> None:
         "status": (),
         "statistics": (),
         "daemon_alarm": ("alarm",),
+        "dead_letter": (),
     }
     assert source.path == path
 

@@ -74,6 +74,10 @@ class FakeTransport:
     def predictions(self) -> list[dict[str, Any]]:
         return [{**json.loads(m.payload), "retain": m.retain} for m in self.sent if m.topic.endswith("/p")]
 
+    def reasons(self) -> list[str]:
+        """Of the dead letters."""
+        return [json.loads(m.payload)["reason"] for m in self.sent if m.topic == "out/dead"]
+
     def events(self) -> list[str]:
         return [json.loads(m.payload)["id"] for m in self.sent if m.topic.endswith("/e")]
 
@@ -299,10 +303,35 @@ def test_a_bad_message_is_acknowledged_in_its_turn_and_logged_once(rig: Rig) -> 
     assert [(line["event"], line["kind"]) for line in logs] == [("message_rejected", "not_json")]
 
 
-def test_a_bad_message_alone_is_acknowledged_without_waiting(rig: Rig) -> None:
+def test_a_bad_message_alone_is_acknowledged_once_it_is_on_disk(rig: Rig) -> None:
     mid = rig.transport.put(b"nonsense")
     rig.worker.step()
+    assert rig.transport.acknowledged == []
+    rig.settle()
     assert rig.transport.acknowledged == [mid]
+
+
+def test_an_empty_list_is_acknowledged_without_waiting(rig: Rig) -> None:
+    mid = rig.transport.put(b"[]")
+    rig.worker.step()
+    assert rig.transport.acknowledged == [mid]
+
+
+def test_a_dead_letter_that_the_broker_did_not_take_comes_again_after_a_crash(rig: Rig) -> None:
+    rig.transport.hold = True
+    rig.transport.put(b"nonsense")
+    for cycle in (5, 6, 6, 6):
+        rig.transport.put(reading(cycle, p=50.0 + len(rig.transport.inbox)))
+    rig.settle(10.0)
+    assert (rig.transport.reasons(), rig.journal.watermark) == (["not_json", "conflict", "conflict"], 0)
+    rig.transport.hold = False
+    rig.crash()
+    rig.settle(10.0)
+    assert rig.transport.reasons() == 2 * ["not_json", "conflict", "conflict"]
+    assert rig.journal.watermark == 5
+    rig.crash()
+    rig.settle(10.0)
+    assert len(rig.transport.reasons()) == 6
 
 
 def test_scoring_pauses_while_the_broker_takes_nothing_and_ingest_goes_on(tmp_path: Path) -> None:

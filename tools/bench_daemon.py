@@ -41,8 +41,9 @@ from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.journal_file import FILE, open_read_only
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.config import Settings
+from edge_rul.core.entry import unpack
 from edge_rul.core.outgoing import Message
-from edge_rul.core.payload import Reading, unpack
+from edge_rul.core.payload import Reading
 from edge_rul.daemon import SystemClock
 from edge_rul.wiring import build_outgoing, build_pipeline, build_transport
 from edge_rul.worker import Worker

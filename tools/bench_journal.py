@@ -31,9 +31,10 @@ from edge_rul import bundle as bundles
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt import Received
 from edge_rul.config import Settings, load_settings
+from edge_rul.core.entry import Entry
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message
-from edge_rul.core.payload import Entry, Reading
+from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.topic import Asset
 from edge_rul.wiring import build_outgoing, build_pipeline

@@ -23,7 +23,8 @@ import structlog
 from page_fleet import prediction, serving
 
 from edge_rul.adapters.history import History
-from edge_rul.core.payload import Entry, Reading
+from edge_rul.core.entry import AssetEntry
+from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Answered
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_FOUND, EXIT_OK
@@ -49,7 +50,7 @@ def hand_over(readings: int = 20_000, at_once: int = 32) -> tuple[float, float]:
     batches = []
     for start in range(0, readings, at_once):
         some = [(assets[n % 100], n // 100) for n in range(start, start + at_once)]
-        entries: list[Entry] = [Reading(asset, cycle, None, values) for asset, cycle in some]
+        entries: list[AssetEntry] = [Reading(asset, cycle, None, values) for asset, cycle in some]
         batches.append((entries, [Answered(a, prediction(a, 0, cycle, 50.0), True) for a, cycle in some]))
     with tempfile.TemporaryDirectory() as directory:
         history = History(Path(directory), max_assets=1000, log=structlog.get_logger())

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
+from edge_rul.core.entry import pack, unpack
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Outgoing
-from edge_rul.core.payload import Decoder, Reading, pack, unpack
+from edge_rul.core.payload import Decoder, Reading
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.core.tail import Numbered, Tail
@@ -93,6 +94,7 @@ def make_pipeline() -> Pipeline:
             statistics=Template("edge-rul/s"),
             status=Template("edge-rul/status"),
             daemon_alarm=Template("edge-rul/_daemon/alarm/{alarm}"),
+            dead_letter=Template("edge-rul/dead-letter"),
         ),
         rules=[
             RulAlarm(name="low", below=20, on_delay=1),
@@ -229,9 +231,7 @@ class Core:
 
     def take(self, topic: str, payload: bytes, now: int) -> None:
         decoded = self.pipeline.decode(topic, payload, now)
-        for bad in decoded.rejected:
-            str(bad).encode("utf-8", "backslashreplace")  # it will be logged
-        for entry in decoded.entries:
+        for entry in (*decoded.entries, *decoded.rejected):
             again = unpack(pack(entry))
             if isinstance(entry, Reading) and isinstance(again, Reading):
                 same = (again.asset, again.cycle, again.time) == (entry.asset, entry.cycle, entry.time)
@@ -244,7 +244,7 @@ class Core:
         while (batch := self.pipeline.fill(self._tail, self._seq)) is not None:
             for message in self.pipeline.complete(batch, *engine(batch.x)).messages:
                 said = json.loads(message.payload)
-                if {"+", "#", "\x00"} & set(message.topic) or said["asset"] not in message.topic:
+                if {"+", "#", "\x00"} & set(message.topic) or said.get("asset", "dead-letter") not in message.topic:
                     raise AssertionError(f"published on {message.topic!r}: {said}")
                 self.published += 1
         if self._seq % 997 == 0:  # a restart of some asset

@@ -57,6 +57,7 @@ STATISTICS = Statistics(
     late=14,
     gaps=5,
     skipped=0,
+    dead_letters=3,
     future_times=0,
     dropped={"duplicate": 41, "bad_cycle": 3},
     lag_entries=2,

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 
 from edge_rul.core.alarm import Change
+from edge_rul.core.entry import AssetEntry
 from edge_rul.core.fleet import Fleet
-from edge_rul.core.payload import Entry
 from edge_rul.core.pipeline import Answered
 from edge_rul.core.topic import Asset
 
@@ -61,7 +61,7 @@ class History:
 
     # -- the worker's side: a few microseconds each ------------------------------------------------------------------
 
-    def heard(self, entries: list[Entry]) -> None:
+    def heard(self, entries: list[AssetEntry]) -> None:
         """Entries came in. The list must not change afterwards."""
         wall = self._wall()
 

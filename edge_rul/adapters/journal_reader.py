@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from edge_rul.adapters.journal_file import open_read_only
-from edge_rul.core.payload import unpack
+from edge_rul.core.dead_letter import Refused
+from edge_rul.core.entry import unpack
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_CONFIG, JournalError
@@ -42,7 +43,8 @@ class JournalReader:
     def assets(self) -> list[Asset]:
         """All that have a snapshot or have sent something since, sorted."""
         found = {decode_key(key) for (key,) in self._db.execute("SELECT DISTINCT asset FROM snapshots")}
-        found.update(n.entry.asset for n in self._entries("seq > ?", self._valid))
+        entries = (n.entry for n in self._entries("seq > ?", self._valid))
+        found.update(entry.asset for entry in entries if not isinstance(entry, Refused))
         return sorted(found)
 
     def snapshot(self, asset: Asset) -> tuple[int, bytes] | None:
@@ -55,7 +57,8 @@ class JournalReader:
         """The asset's entries that are kept, in order. Raises JournalError where one is damaged."""
         # SQLite looks for the packed name first: to unpack a million entries in Python takes seconds.
         name = msgspec.msgpack.encode(asset.name)
-        return (n for n in self._entries("instr(entry, ?) > 0", name) if n.entry.asset == asset)
+        entries = self._entries("instr(entry, ?) > 0", name)
+        return (n for n in entries if not isinstance(n.entry, Refused) and n.entry.asset == asset)
 
     def reached(self, wall: float) -> int:
         """The seq that had come in by `wall`, epoch seconds, to the minute before."""

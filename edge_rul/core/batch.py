@@ -11,6 +11,7 @@ from collections import deque
 import msgspec
 import numpy as np
 
+from edge_rul.core.dead_letter import DeadLetter
 from edge_rul.core.life import Answer
 from edge_rul.core.normalise import Array, ZScore, outside
 from edge_rul.core.topic import Asset
@@ -64,6 +65,17 @@ class NewLife(msgspec.Struct, frozen=True):
     time: int | None
 
 
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter. settled: the same message gets the same one in whatever order messages come."""
+
+    seq: int
+    letter: DeadLetter
+    settled: bool
+
+
+Step = Due | NewLife | Letter
+
+
 class Batch(msgspec.Struct, frozen=True):
     """What the pipeline yields. x: (B, T, F) float32, normalised, a buffer that the next batch will not touch.
 
@@ -72,7 +84,7 @@ class Batch(msgspec.Struct, frozen=True):
     """
 
     x: Array
-    steps: list[Due | NewLife]
+    steps: list[Step]
     outside: np.typing.NDArray[np.bool_]
     upto: int
 
@@ -87,7 +99,7 @@ class Builder:
     def __init__(self, size: int, window: int, inputs: int) -> None:
         self._size = size
         self._shape = (window, inputs)
-        self._steps: deque[tuple[Due | NewLife, Array | None]] = deque()
+        self._steps: deque[tuple[Step, Array | None]] = deque()
         self._windows = 0
 
     @property
@@ -98,7 +110,7 @@ class Builder:
     def empty(self) -> bool:
         return not self._steps
 
-    def add(self, step: Due | NewLife, window: Array | None = None) -> None:
+    def add(self, step: Step, window: Array | None = None) -> None:
         """window: (T, F) raw, of a Due. One late reading may add more than a batch; the rest stays for the next."""
         self._steps.append((step, window))
         self._windows += window is not None
@@ -113,7 +125,7 @@ class Builder:
                     dropped[step.asset] = dropped.get(step.asset, 0) + 1
                 if step.asset not in newest or step.newest:
                     newest[step.asset] = step
-        kept: deque[tuple[Due | NewLife, Array | None]] = deque()
+        kept: deque[tuple[Step, Array | None]] = deque()
         for step, window in self._steps:
             if not isinstance(step, Due):
                 kept.append((step, window))
@@ -126,7 +138,7 @@ class Builder:
 
     def take(self, normaliser: ZScore, low: Array, high: Array, applied: int) -> Batch:
         """The next batch, normalised. low, high: (F,) training range. applied: seq of the newest entry applied."""
-        steps: list[Due | NewLife] = []
+        steps: list[Step] = []
         windows: list[Array] = []
         while self._steps and (self._steps[0][1] is None or len(windows) < self._size):
             step, window = self._steps.popleft()

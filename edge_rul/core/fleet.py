@@ -14,7 +14,8 @@ from typing import Any, Literal
 import msgspec
 
 from edge_rul.core.alarm import Change, Priority, State, Status
-from edge_rul.core.payload import Entry, Reading
+from edge_rul.core.entry import AssetEntry
+from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import Health, Quality
 from edge_rul.core.topic import Asset
@@ -128,7 +129,7 @@ class Fleet:
 
     # -- what is told -----------------------------------------------------------------------------------------------
 
-    def heard(self, entry: Entry, wall: float) -> None:
+    def heard(self, entry: AssetEntry, wall: float) -> None:
         """An entry came in. A reading that is older than the newest one moves only `seen`."""
         record = self._record(entry.asset)
         if record is None:

@@ -5,6 +5,7 @@ Owns topics, quality of service, retention and the published shapes. Knows no cl
     prediction    QoS 1, retained       an asset's newest state, found by whoever subscribes later
     alarm         QoS 1, retained       the current state of one alarm of one asset
     alarm event   QoS 1, not retained   it happened once
+    dead letter   QoS 1, not retained   a message that was not used, and why
     statistics    QoS 0, not retained   how the daemon does
     status        QoS 1, retained       what serves
     availability  QoS 1, retained       `online`, or `offline` as the last will
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edge_rul.core.alarm import Change, Priority
+from edge_rul.core.dead_letter import DeadLetter
 from edge_rul.core.prediction import Prediction
 from edge_rul.core.status import Status
 from edge_rul.core.topic import Asset, Template
@@ -86,6 +88,7 @@ class Statistics(msgspec.Struct, frozen=True):
     late: int
     gaps: int
     skipped: int
+    dead_letters: int
     future_times: int
     dropped: dict[str, int]
     lag_entries: int
@@ -105,6 +108,7 @@ PUBLISHED: dict[str, Any] = {
     "prediction": Prediction,
     "alarm": AlarmState,
     "alarm-event": AlarmEvent,
+    "dead-letter": DeadLetter,
     "statistics": Statistics,
     "status": Status,
 }
@@ -135,13 +139,16 @@ class Outgoing:
         statistics: Template,
         status: Template,
         daemon_alarm: Template,
+        dead_letter: Template | None = None,
     ) -> None:
+        """dead_letter: None tells of no refused message."""
         self._prediction = prediction
         self._alarm = alarm
         self._event = alarm_event
         self._statistics = statistics
         self._status = status
         self._daemon_alarm = daemon_alarm
+        self._dead_letter = dead_letter
 
     def prediction(self, asset: Asset, prediction: Prediction, *, newest: bool, seq: int) -> Message:
         """Only an asset's newest cycle is retained, so that its state never goes backwards."""
@@ -181,6 +188,11 @@ class Outgoing:
         topic = self._alarm.format({**asset.fields(), "alarm": rule.name})
         messages.append(Message(topic, _encoder.encode(state), True, seq))
         return messages
+
+    def dead_letter(self, letter: DeadLetter, seq: int) -> list[Message]:
+        if self._dead_letter is None:
+            return []
+        return [Message(self._dead_letter.text, _encoder.encode(letter), False, seq)]
 
     def statistics(self, statistics: Statistics) -> Message:
         return Message(self._statistics.text, _encoder.encode(statistics), False, 0, qos=0)

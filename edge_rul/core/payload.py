@@ -5,7 +5,7 @@
     [{...}, {...}]                                                                 several; a bad one costs itself
 
 `ts` (ISO 8601, UTC where no zone is given, or epoch milliseconds) may be missing, and so may `asset` where the topic
-names it. Owns these shapes and what is wrong with a payload. Knows no window and no life: an entry is what came in.
+names it. Owns these shapes and what is wrong with a payload. Knows no window and no life.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edge_rul.core.dead_letter import Refused, refuse
 from edge_rul.core.normalise import Array
 from edge_rul.core.topic import Asset, Template, name_problem
 from edge_rul.errors import BadMessage, Reason
@@ -30,19 +31,20 @@ _MILLISECONDS_FROM = 10**11  # 1973; a smaller number is a time in seconds
 _YEAR_1 = -62_135_596_800_000
 _MILLISECONDS_TO = 253_402_300_800_000  # the year 10000
 _TOPICS_CACHED = 65_536
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Reading(msgspec.Struct, frozen=True):
     """One cycle of one asset. values: (F,) float32, raw; NaN where a value is missing and may be held.
 
     time: event time in epoch milliseconds; None where none came or it lies too far ahead of the daemon's clock.
+    source: which of the reading topics it came on, for a dead letter.
     """
 
     asset: Asset
     cycle: int
     time: int | None
     values: Array
+    source: int = 0
 
 
 class Reset(msgspec.Struct, frozen=True):
@@ -51,35 +53,11 @@ class Reset(msgspec.Struct, frozen=True):
     asset: Asset
 
 
-Entry = Reading | Reset
-
-
-def pack(entry: Entry) -> bytes:
-    """The entry as a journal keeps it: an array in MessagePack, values as little-endian float32."""
-    asset = (entry.asset.name, entry.asset.levels)
-    if isinstance(entry, Reset):
-        return _encode((1, *asset))
-    return _encode((0, *asset, entry.cycle, entry.time, entry.values.astype("<f4", copy=False).tobytes()))
-
-
-def unpack(data: bytes) -> Entry:
-    """The entry that `pack` gave. Raises ValueError for anything else."""
-    try:
-        kind, name, levels, *rest = msgspec.msgpack.decode(data)
-        asset = Asset(name, tuple((str(key), str(value)) for key, value in levels))
-        if kind == 1:
-            return Reset(asset)
-        cycle, time, values = rest
-        return Reading(asset, cycle, time, np.frombuffer(values, "<f4").astype(np.float32))
-    except (msgspec.DecodeError, TypeError, ValueError) as e:
-        raise ValueError(f"not an entry: {e}") from None
-
-
 class Decoded(msgspec.Struct, frozen=True):
     """What one message held. future: readings whose time was dropped, as it lay ahead of our clock."""
 
-    entries: list[Entry] = []
-    rejected: list[BadMessage] = []
+    entries: list[Reading | Reset] = []
+    rejected: list[Refused] = []
     future: int = 0
 
 
@@ -107,19 +85,24 @@ class Decoder:
         command: Template | None = None,
         hold: Iterable[str] = (),
         payload_limit: int = 128 * 1024,
+        refused_limit: int = 1024,
         skew: float = 300.0,
     ) -> None:
-        """inputs: names in the bundle's order. hold: those whose previous value may stand in. skew: seconds."""
+        """inputs: names in the bundle's order. hold: those whose previous value may stand in. skew: seconds.
+
+        refused_limit: bytes that are kept of what is refused.
+        """
         self._inputs = tuple(inputs)
         self._hold = frozenset(hold)
         self._readings = tuple(readings)
         self._command = command.text if command else None
         self._levels = tuple(name for name in self._readings[0].names if name != "asset")
         self._limit = payload_limit
+        self.refused_limit = refused_limit
         self._skew = round(skew * 1000)
         self._cycle = msgspec.json.Decoder(_Cycle)
         self._list = msgspec.json.Decoder(list[msgspec.Raw])
-        self._topics: dict[str, dict[str, str]] = {}
+        self._topics: dict[str, tuple[int, dict[str, str]]] = {}
         self._assets: dict[str, Asset] = {}  # of topics that name one, each in `_topics` too
         self._float32 = struct.Struct(f"={len(self._inputs)}f").pack
 
@@ -130,17 +113,17 @@ class Decoder:
                 raise BadMessage(Reason.TOO_LARGE, topic, f"{len(payload)} bytes, at most {self._limit} are allowed")
             if topic == self._command:
                 return Decoded([self._reset(topic, payload)])
-            levels = self._match(topic)
+            source, levels = self._match(topic)
             elements = self._elements(topic, payload)
         except BadMessage as e:
-            return Decoded(rejected=[e])
+            return Decoded(rejected=[refuse(e, payload, self.refused_limit)])
         result = Decoded([], [])
         future = 0
         for element in elements:
             try:
-                reading = self._reading(topic, levels, element)
+                reading = self._reading(topic, source, levels, element)
             except BadMessage as e:
-                result.rejected.append(e)
+                result.rejected.append(refuse(e, _bytes(element, payload), self.refused_limit))
                 continue
             if reading.time is not None and reading.time > received + self._skew:
                 # One stamp in the future would make all that follows look old (lf-edge/ekuiper 530).
@@ -149,16 +132,27 @@ class Decoder:
             result.entries.append(reading)
         return Decoded(result.entries, result.rejected, future)
 
-    def _match(self, topic: str) -> dict[str, str]:
-        if (levels := self._topics.get(topic)) is not None:
-            return levels
-        for template in self._readings:
+    def topic(self, reading: Reading) -> str:
+        """The topic that the reading came on, or the first template where the configuration has changed since."""
+        template = self._readings[reading.source if reading.source < len(self._readings) else 0]
+        return template.format(reading.asset.fields())
+
+    def describe(self, reading: Reading) -> bytes:
+        """The reading as a plant would send it: JSON, values by name, null where one is missing."""
+        values = dict(zip(self._inputs, reading.values.tolist(), strict=True))  # NaN becomes null
+        return msgspec.json.encode({"cycle": reading.cycle, "ts": reading.time, "values": values})
+
+    def _match(self, topic: str) -> tuple[int, dict[str, str]]:
+        """Which template the topic is of, and its named levels."""
+        if (found := self._topics.get(topic)) is not None:
+            return found
+        for index, template in enumerate(self._readings):
             if (levels := template.match(topic)) is not None:
                 if len(self._topics) >= _TOPICS_CACHED:
                     self._topics.clear()
                     self._assets.clear()
-                self._topics[topic] = levels
-                return levels
+                self._topics[topic] = index, levels
+                return index, levels
         raise BadMessage(Reason.BAD_TOPIC, topic, "matches none of topics.readings")
 
     def _elements(self, topic: str, payload: bytes) -> list[Any]:
@@ -172,7 +166,7 @@ class Decoder:
         except (msgspec.DecodeError, ValueError, RecursionError) as e:
             raise BadMessage(Reason.NOT_JSON, topic, f"this is not JSON: {e}") from None
 
-    def _reading(self, topic: str, levels: dict[str, str], element: Any) -> Reading:
+    def _reading(self, topic: str, source: int, levels: dict[str, str], element: Any) -> Reading:
         try:
             if isinstance(element, msgspec.Raw):
                 cycle = self._cycle.decode(element)
@@ -188,7 +182,7 @@ class Decoder:
             asset = self._asset(topic, levels, cycle.asset)
             if "asset" in levels:
                 self._assets[topic] = asset
-        return Reading(asset, cycle.cycle, _milliseconds(topic, cycle.ts), self._values(topic, cycle.values))
+        return Reading(asset, cycle.cycle, _milliseconds(topic, cycle.ts), self._values(topic, cycle.values), source)
 
     def _asset(self, topic: str, levels: dict[str, str], named: str | None) -> Asset:
         name = levels.get("asset", named)
@@ -241,6 +235,16 @@ class Decoder:
                 Reason.BAD_COMMAND, topic, f"levels is {command.levels}, expected {', '.join(self._levels) or 'none'}"
             )
         return Reset(self._asset(topic, {"asset": command.asset, **command.levels}, None))
+
+
+def _bytes(element: Any, payload: bytes) -> bytes:
+    """An element of a message as it came, or as near to that as Python's JSON gets; else the whole message."""
+    if isinstance(element, msgspec.Raw):
+        return bytes(element)
+    try:
+        return json.dumps(element).encode()
+    except (ValueError, RecursionError):
+        return payload
 
 
 def _detail(message: str, element: Any) -> str:

@@ -17,8 +17,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 
+from edge_rul.core import dead_letter
 from edge_rul.core.alarm import Alarms, Change, Rule
-from edge_rul.core.batch import Batch, Builder, Due, NewLife
+from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Step
+from edge_rul.core.dead_letter import Refused
+from edge_rul.core.entry import Entry
 from edge_rul.core.life import Lives
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Message, Outgoing, iso
@@ -50,8 +53,9 @@ class Completed(msgspec.Struct):
     """What a batch's answers lead to, in order of seq. answers, changes: what the messages say, for who looks on.
 
     unsettled: seq of the first step whose answer hangs on the order in which readings came: a window with a gap or a
-    held value, a revision, a new life. Until its entry is durable a crash may bring its readings back in another order
-    (a broker that was killed forgets), and the same key would get two answers. None where there is no such step.
+    held value, a revision, a new life, a reading that is not used. Until its entry is durable a crash may bring its
+    readings back in another order (a broker that was killed forgets), and the same key would get two answers. None
+    where there is no such step.
     """
 
     messages: list[Message]
@@ -65,7 +69,8 @@ class Pipeline:
     """The state of all assets under one bundle and one configuration.
 
     counts: `readings` that came in, `gaps` (cycles that never came), `late` ones among the readings, `predictions`,
-    `revisions` among those, due windows that were `skipped`, and `future_times` that were dropped. dropped: by reason;
+    `revisions` among those, due windows that were `skipped`, `dead_letters`, and `future_times` that were dropped.
+    dropped: by reason;
     with `readings` it accounts for every element of every message.
     """
 
@@ -151,17 +156,23 @@ class Pipeline:
         while (latest or not self._builder.full) and (numbered := tail.pop(durable)) is not None:
             started = True
             self.applied = numbered.seq
-            if numbered.seq <= self._answered and numbered.seq <= self._restored.get(numbered.entry.asset, 0):
-                continue  # its asset's snapshot holds it already
-            if isinstance(numbered.entry, Reset):
-                self._reset(numbered.seq, numbered.entry)
-            else:
-                self._apply(numbered.seq, numbered.entry)
+            self._take(numbered.seq, numbered.entry)
         if not started:
             return None
         if latest:
             self.counts["skipped"] += self._builder.keep_latest()
         return self._builder.take(self._normaliser, self._low, self._high, self.applied)
+
+    def _take(self, seq: int, entry: Entry) -> None:
+        if isinstance(entry, Refused):
+            if seq > self._answered:
+                self._builder.add(Letter(seq, dead_letter.of_refused(entry), settled=True))
+        elif seq <= self._answered and seq <= self._restored.get(entry.asset, 0):
+            pass  # its asset's snapshot holds it already
+        elif isinstance(entry, Reset):
+            self._reset(seq, entry)
+        else:
+            self._apply(seq, entry)
 
     def _reset(self, seq: int, entry: Reset) -> None:
         if (ended := self.lives.reset(entry.asset)) is not None and seq > self._answered:
@@ -175,6 +186,10 @@ class Pipeline:
         self.counts["readings"] += 1
         if isinstance(applied, Reason):
             self.dropped[applied] += 1
+            if dead_letter.told(applied):
+                topic, shown = self._decoder.topic(reading), self._decoder.describe(reading)
+                letter = dead_letter.of_reading(applied, topic, shown, self._decoder.refused_limit)
+                self._builder.add(Letter(seq, letter, settled=False))
             return
         self.counts["gaps"] += applied.gap
         self.counts["late"] += applied.late
@@ -211,6 +226,10 @@ class Pipeline:
             if isinstance(step, Due):
                 self._answer(done, step, float(rul[index]), logits[index], batch.outside[index])
                 index += 1
+            elif isinstance(step, Letter):
+                messages = self._outgoing.dead_letter(step.letter, step.seq)
+                self.counts["dead_letters"] += len(messages)
+                done.messages += messages
             else:
                 self._changed(done, step, self.alarms.new_life(step.asset, step.life, step.cycle, step.time))
         return done
@@ -252,6 +271,8 @@ class Pipeline:
         return [message for change in changes for message in self._outgoing.alarm(change, seq)]
 
 
-def _settled(step: Due | NewLife) -> bool:
+def _settled(step: Step) -> bool:
     """Whether the step is the same in whatever order its asset's readings came: T consecutive, complete cycles."""
+    if isinstance(step, Letter):
+        return step.settled
     return isinstance(step, Due) and step.newest and not (step.revision or step.missing or step.held)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from edge_rul.core.payload import Entry
+from edge_rul.core.entry import Entry
 
 
 class Numbered(msgspec.Struct, frozen=True):

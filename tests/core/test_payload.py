@@ -114,7 +114,7 @@ def test_each_mistake_has_its_counter_and_says_what_was_found(payload: Any, reas
     assert decoded.entries == []
     (bad,) = decoded.rejected
     assert bad.reason is reason
-    assert bad.object == TOPIC
+    assert bad.topic == TOPIC
     assert says in bad.problem
 
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_rul.core.alarm import RulAlarm
+from edge_rul.core.entry import Entry
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Message, Outgoing
-from edge_rul.core.payload import Decoder, Entry
+from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.core.tail import Numbered
@@ -40,6 +41,7 @@ OUTGOING = Outgoing(
     statistics=Template("out/s"),
     status=Template("out/status"),
     daemon_alarm=Template("out/d/{alarm}"),
+    dead_letter=Template("out/dead"),
 )
 
 
@@ -67,6 +69,12 @@ def engine(x: Array) -> tuple[Array, Array]:
 def send(pipeline: Pipeline, tail: Tail, asset: str, cycle: int, p: float | None, q: float = 0.5, **more: Any) -> None:
     payload = json.dumps({"cycle": cycle, "values": {"p": p, "q": q}, **more}).encode()
     tail.put(pipeline.decode(f"in/{asset}", payload, NOW).entries)
+
+
+def put(pipeline: Pipeline, tail: Tail, topic: str, payload: bytes) -> None:
+    """As the intake does it: what is refused is an entry too."""
+    decoded = pipeline.decode(topic, payload, NOW)
+    tail.put([*decoded.entries, *decoded.rejected])
 
 
 def drain(pipeline: Pipeline, tail: Tail) -> list[Message]:
@@ -196,7 +204,7 @@ def test_every_reading_is_accounted_for() -> None:
     for asset in ("x", "y", "z"):
         send(pipeline, tail, asset, 1, 50.0)
         send(pipeline, tail, asset, 1, 50.0)
-    tail.put(pipeline.decode("in/x", b"nonsense", NOW).entries)
+    put(pipeline, tail, "in/x", b"nonsense")
     drain(pipeline, tail)
     assert pipeline.counts["readings"] == 6
     assert pipeline.dropped == {Reason.DUPLICATE: 2, Reason.TOO_MANY_ASSETS: 2, Reason.NOT_JSON: 1}
@@ -206,6 +214,53 @@ def test_every_reading_is_accounted_for() -> None:
 def test_a_constant_input_normalises_to_zero() -> None:
     x = ZScore(mean=[10.0, 5.0], std=[2.0, 0.0]).apply(np.array([[12.0, 99.0]], np.float32))
     np.testing.assert_array_equal(x, [[1.0, 0.0]])
+
+
+def letters(messages: list[Message]) -> list[dict[str, Any]]:
+    assert {m.retain for m in messages if m.topic == "out/dead"} <= {False}
+    return [json.loads(m.payload) for m in messages if m.topic == "out/dead"]
+
+
+def test_what_cannot_be_read_is_told_as_it_came_element_by_element() -> None:
+    pipeline, tail = make(), Tail(100)
+    put(pipeline, tail, "in/x", b"\xff\xfe")
+    put(pipeline, tail, "in/x", b'[{"cycle": 1, "values": [1, 0]}, {"cycle": "two", "values": [2, 0]}]')
+    put(pipeline, tail, "cmd", b'{"command": "dance"}')
+    said = letters(drain(pipeline, tail))
+    assert [(m["reason"], m["topic"], m["payload"], m["encoding"]) for m in said] == [
+        ("not_json", "in/x", "//4=", "base64"),
+        ("bad_cycle", "in/x", '{"cycle": "two", "values": [2, 0]}', "utf-8"),
+        ("bad_command", "cmd", '{"command": "dance"}', "utf-8"),
+    ]
+    assert "str" in said[1]["problem"]
+    assert pipeline.counts["dead_letters"] == 3
+
+
+def test_a_payload_is_cut_to_the_limit_and_not_inside_a_character() -> None:
+    pipeline, tail = make(), Tail(100)
+    text = "\u00e9" * 1000
+    put(pipeline, tail, "in/x", b" " + text.encode())
+    (said,) = letters(drain(pipeline, tail))
+    assert said["payload"] == " " + text[:511]  # 1024 bytes less half a character
+    assert said["size"] == 2001
+
+
+def test_a_reading_without_a_place_is_told_as_it_was_read_and_a_repetition_is_not_told() -> None:
+    pipeline, tail = make(max_assets=1), Tail(100)
+    for cycle in (5, 6, 6):
+        send(pipeline, tail, "x", cycle, 50.0)
+    send(pipeline, tail, "x", 6, 51.5)
+    send(pipeline, tail, "x", 3, 50.0, ts=NOW)
+    send(pipeline, tail, "y", 1, None)
+    said = letters(drain(pipeline, tail))
+    assert [(m["reason"], m["topic"]) for m in said] == [
+        ("conflict", "in/x"),
+        ("old_life", "in/x"),
+        ("too_many_assets", "in/y"),
+    ]
+    assert json.loads(said[0]["payload"]) == {"cycle": 6, "ts": None, "values": {"p": 51.5, "q": 0.5}}
+    assert json.loads(said[1]["payload"])["ts"] == NOW
+    assert json.loads(said[2]["payload"])["values"]["p"] is None
 
 
 @settings(max_examples=100)

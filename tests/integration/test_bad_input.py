@@ -64,6 +64,7 @@ class Peer:
         self.online = False
         self.predictions: dict[str, list[int]] = {}
         self.statistics: dict[str, Any] = {}
+        self.letters: list[tuple[str, str]] = []  # (topic, reason) of dead letters
         self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self.client.on_message = self._on_message
         self.client.connect("127.0.0.1", port)
@@ -76,6 +77,9 @@ class Peer:
                 self.online = message.payload == b"online"
             elif message.topic == "edge-rul/statistics":
                 self.statistics = json.loads(message.payload)
+            elif message.topic == "edge-rul/dead-letter":
+                letter = json.loads(message.payload)
+                self.letters.append((letter["topic"], letter["reason"]))
             elif message.topic.endswith("/prediction"):
                 prediction = json.loads(message.payload)
                 self.predictions.setdefault(prediction["asset"], []).append(prediction["cycle"])
@@ -121,6 +125,9 @@ def test_bad_messages_cost_themselves_and_nothing_else(tiny_bundle: Bundle, mosq
             reasons[reason] = reasons.get(reason, 0) + 1
         peer.wait("all reasons counted", lambda: peer.statistics.get("dropped") == reasons)
         assert peer.statistics["assets"] == 3
+        told = [(topic, reason) for topic, _, reason in bad] + [("plant/pump/cycle", "bad_cycle")]
+        peer.wait("all dead letters", lambda: len(peer.letters) >= len(told))
+        assert peer.letters == told
 
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(30) == 0, log.read_text()

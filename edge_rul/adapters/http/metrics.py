@@ -35,6 +35,7 @@ _COUNTERS = {
     "late": "Readings that came late and were put in their place",
     "gaps": "Cycles that never came",
     "skipped": "Windows left out, as scoring lagged",
+    "dead_letters": "Messages not used that were told on the dead-letter topic",
     "future_times": "Time stamps dropped, as they lay ahead of our clock",
     "publish_refused": "Messages that the broker refused",
 }

@@ -1,0 +1,54 @@
+"""Each kind of entry survives the journal, and so does what an earlier version wrote."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge_rul.core.dead_letter import Refused
+from edge_rul.core.entry import Entry, pack, unpack
+from edge_rul.core.payload import Reading, Reset
+from edge_rul.core.topic import Asset
+from edge_rul.errors import Reason
+
+X = Asset("x", (("line", "a"),))
+
+
+def same(found: Entry, expected: Entry) -> bool:
+    if isinstance(found, Reading) and isinstance(expected, Reading):
+        values = np.array_equal(found.values, expected.values, equal_nan=True)
+        return (
+            values
+            and found.values.dtype == np.float32
+            and (
+                (*msgspec.structs.astuple(found)[:3], found.source)
+                == (*msgspec.structs.astuple(expected)[:3], expected.source)
+            )
+        )
+    return found == expected
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Reading(X, 2**53, None, np.array([1.5, np.nan], np.float32)),
+        Reading(X, 0, -1, np.array([], np.float32), source=3),
+        Reset(X),
+        Refused(Reason.NOT_JSON, "plant/\u00e9", "no JSON", b"\xff\x00", 70_000),
+    ],
+    ids=lambda entry: type(entry).__name__,
+)
+def test_an_entry_survives_the_journal(entry: Entry) -> None:
+    assert same(unpack(pack(entry)), entry)
+
+
+def test_a_reading_of_the_version_before_has_no_source() -> None:
+    old = msgspec.msgpack.encode((0, "x", (("line", "a"),), 7, 1000, np.array([1, 2], "<f4").tobytes()))
+    assert same(unpack(old), Reading(X, 7, 1000, np.array([1, 2], np.float32)))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", msgspec.msgpack.encode((9, "x", ())), msgspec.msgpack.encode((2, "?"))])
+def test_anything_else_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not an entry"):
+        unpack(data)
