@@ -352,7 +352,20 @@ def test_what_needs_torch_says_so(arguments: Sequence[str]) -> None:
 # datetime converts times and is not asked for one.
 CORE_MAY_IMPORT = {
     *("__future__", "collections", "collections.abc", "contextlib", "dataclasses", "enum", "functools", "itertools"),
-    *("bisect", "heapq", "json", "math", "operator", "re", "string", "typing", "datetime", "hashlib", "struct"),
+    *(
+        "bisect",
+        "heapq",
+        "json",
+        "math",
+        "operator",
+        "re",
+        "string",
+        "typing",
+        "datetime",
+        "hashlib",
+        "struct",
+        "base64",
+    ),
     *("msgspec", "numpy", "numpy.typing", "edge_rul.errors"),
 }
 CORE_MUST_NOT_CALL = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
