@@ -20,6 +20,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     parser.add_argument("--threads", type=whole(1), default=None, metavar="N", help="torch's, of one operation")
+    parser.add_argument(
+        "--fold", type=whole(0), metavar="K", help="the fold to keep for the test, or the asset to leave out"
+    )
+    parser.add_argument("--init-from", type=Path, metavar="BUNDLE", help="begin with its weights, as far as they fit")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="record the run there: checkpoints, CSV, plots")
     parser.add_argument("--resume", action="store_true", help="take up the run that --run-dir holds")
 
@@ -37,4 +41,6 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         run_dir=args.run_dir,
         resume=args.resume,
+        fold=args.fold,
+        init_from=args.init_from,
     )

@@ -28,12 +28,15 @@ def train_command(
     threads: int | None = None,
     run_dir: Path | None = None,
     resume: bool = False,
+    fold: int | None = None,
+    init_from: Path | None = None,
 ) -> int:
     """Train by the configuration on the files in `data`, and write the bundle `out`. Returns an exit code.
 
     force: replace a bundle that is there. threads: torch's, of one operation; None leaves its default. run_dir: where
-    the run is recorded, with a checkpoint after each epoch. resume: take up the run that is there. Raises
-    ConfigError, DataError, BundleError or TrainingError.
+    the run is recorded, with a checkpoint after each epoch. resume: take up the run that is there. fold: in place of
+    the configuration's. init_from: a bundle whose weights to begin with, as far as they fit. Raises ConfigError,
+    DataError, BundleError or TrainingError.
     """
     # torch's OpenMP threads spin while they wait. Beside any other work on the same cores that made a step take 2 to 10
     # times as long (measured on two cores); asleep they cost nothing. Read once, when torch is loaded.
@@ -54,11 +57,14 @@ def train_command(
         progress,
         run_directory,
         settings,
-        table,
+        transfer,
         windows,
     )
 
     chosen = settings.load_settings(config)
+    if fold is not None:
+        chosen = settings.with_fold(chosen, fold)
+    start = None if init_from is None else transfer.read(init_from)
     if out.exists() and not (force and (out / bundles.MANIFEST).is_file()):
         # As `bundle.write` would say, but before the training and not after it.
         raise BundleError("write bundle", str(out), "exists already", hint="name another directory, or use --force")
@@ -66,11 +72,11 @@ def train_command(
         torch.set_num_threads(threads)
     content = config.read_bytes()
     lives = dataset.load(chosen.dataset, data, "train", [i.name for i in chosen.inputs], chosen.rul.unit)
-    rest, kept = table.split(lives, chosen.calibration.share, chosen.calibration.seed)
+    rest, kept = chosen.calibration.split(lives)
     calibration = windows.full_windows(kept, chosen.window)
     validation = None
     if chosen.validation is not None:
-        rest, judged = table.split(rest, chosen.validation.share, chosen.validation.seed)
+        rest, judged = chosen.validation.split(rest)
         validation = windows.full_windows(judged, chosen.window)
     training = windows.full_windows(rest, chosen.window, chosen.stride)
     record = None
@@ -80,6 +86,8 @@ def train_command(
             "configuration": hashlib.sha256(content).hexdigest(),
             "data": lives.files,
             "threads": torch.get_num_threads(),
+            "fold": fold,
+            "init_from": None if start is None else start.sha256,
             "versions": run_directory.versions(run_directory.RESULT),
         }
         record.begin(content, same, device.choose(chosen.recipe.device), resume=resume)
@@ -88,9 +96,9 @@ def train_command(
             f"{chosen.name}: {len(training)} windows of {len(rest.assets)} assets to learn from, {len(calibration)} of "
             f"{len(kept.assets)} kept for calibration; {torch.get_num_threads()} threads"
         )
-        fitted = fit.fit(training, validation, chosen, shown, record)
+        fitted = fit.fit(training, validation, chosen, shown, record, start)
     source = export_bundle.Source(
-        command=command_line(config, out, threads),
+        command=command_line(config, out, threads, fold, init_from),
         config_sha256=hashlib.sha256(content).hexdigest(),
         config_text=content.decode(),
     )
@@ -109,10 +117,14 @@ def train_command(
     return EXIT_OK
 
 
-def command_line(config: Path, out: Path, threads: int | None) -> str:
+def command_line(
+    config: Path, out: Path, threads: int | None, fold: int | None = None, init_from: Path | None = None
+) -> str:
     """The command as a user would type it in the directory where it ran, without a path of this machine."""
     words = ["edge-rul", "train", _relative(config), "--data", "DIR", "--out", _relative(out)]
     words += ["--threads", str(threads)] if threads else []
+    words += ["--fold", str(fold)] if fold is not None else []
+    words += ["--init-from", _relative(init_from)] if init_from is not None else []
     return shlex.join(words)
 
 

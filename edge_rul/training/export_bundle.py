@@ -166,12 +166,20 @@ def provenance(
         "held_out": len(calibration.table.assets),
         "windows": len(training),
         "epochs": [_row(e) for e in fitted.epochs],
+        **_origin(fitted),
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
     }
+
+
+def _origin(fitted: Fitted) -> dict[str, Any]:
+    """The bundle whose weights the run began with, and which of them."""
+    if (start := fitted.start) is None:
+        return {}
+    return {"init_from": {"name": start.name, "sha256": start.sha256, "tensors": fitted.taken}}
 
 
 def _row(epoch: Epoch) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from edge_rul.training.prepared import Prepared, predict, prepare, score
 from edge_rul.training.progress import Progress
 from edge_rul.training.run import Epoch, Run, State
 from edge_rul.training.settings import RecipeSettings, TrainingSettings
+from edge_rul.training.transfer import Start, in_words
 from edge_rul.training.windows import Windows
 
 PROBE = 256  # training windows that the dead-head guard looks at
@@ -39,11 +40,14 @@ class TrainingError(EdgeRulError):
 
 
 class Fitted(NamedTuple):
-    """model: the average that ships, in eval mode, answering on the training scale (see `losses.tasks.SCALE`)."""
+    """model: the average that ships, in eval mode, answering on the training scale (see `losses.tasks.SCALE`). taken:
+    the tensors that it began with out of `start`."""
 
     model: DualTaskModel
     normaliser: ZScore
     epochs: list[Epoch]
+    start: Start | None
+    taken: list[str]
 
 
 class Record(Protocol):
@@ -79,12 +83,14 @@ def fit(
     settings: TrainingSettings,
     progress: Progress,
     record: Record | None = None,
+    start: Start | None = None,
 ) -> Fitted:
     """Train a DualTaskModel on full windows. The normaliser is fitted on all readings of `training`'s table.
 
-    record: what keeps the run, and where one is taken up again. The model is the average at the end of the last epoch,
-    or of the best where the recipe stops early. Raises TrainingError when the RUL head is dead or the loss is
-    not finite, DataError where there are too few windows, and ConfigError where there is no such device.
+    record: what keeps the run, and where one is taken up again. start: weights to begin with. The model is the average
+    at the end of the last epoch, or of the best where the recipe stops early. Raises TrainingError when the RUL head is
+    dead or the loss is not finite, DataError where there are too few windows, and ConfigError where there is no such
+    device.
     """
     recipe, record = settings.recipe, record or Unrecorded()
     steps = steps_per_epoch(training, recipe)
@@ -103,7 +109,9 @@ def fit(
     if device.type == "cpu" and recipe.precision == "bfloat16" and (slower := devices.bfloat16_slowdown()) > 1:
         progress.say(f"bfloat16 is {slower:.0f} times slower than float32 on this processor: set precision to float32")
 
-    run = Run(learn, settings, steps)
+    run = Run(learn, settings, steps, start)
+    if start is not None:
+        progress.say(f"{start.name}: {in_words(run.model, run.taken)}")
     probe = learn.inputs(np.linspace(0, len(training) - 1, min(PROBE, len(training))).astype(np.int64))
     guard_dead_head(run.model, probe, "before the first step")
     if (state := record.last()) is not None:
@@ -121,7 +129,7 @@ def fit(
         shown = {} if reached is None else dict(zip(SHOWN, operator.attrgetter(*SHOWN.values())(reached), strict=True))
         record.epoch({"epoch": epoch, "loss": loss, **shown}, run.state)
         progress.epoch(epoch, {"loss": loss, **shown})
-    return Fitted(run.shipped, normaliser, run.done)
+    return Fitted(run.shipped, normaliser, run.done, start, run.taken)
 
 
 def _epoch(
@@ -172,7 +180,8 @@ def _step(
     figures = run.loss.backward(rul_error, class_error, parameters, measure=measure)
     if recipe.optimiser.clip:
         nn.utils.clip_grad_norm_(run.model.parameters(), recipe.optimiser.clip)
-    run.optimiser.step()
+    with run.brake.step(len(run.done) + 1):
+        run.optimiser.step()
     return figures
 
 

@@ -87,7 +87,7 @@ class FoldsSplit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         return f"fold {self.fold}" + ("" if self.folds is None else f" of {self.folds}")
 
     def drawn(self, table: Table) -> set[str]:
-        dealt = sorted(table.assets) if self.folds is None else _dealt(table, self.seed)
+        dealt = in_order(table.assets) if self.folds is None else _dealt(table, self.seed)
         folds = self.folds or len(dealt)
         if self.fold >= folds:
             raise ConfigError("split", "dataset.split.fold", f"is {self.fold}, the data has assets for {folds} folds")
@@ -104,6 +104,11 @@ def take(table: Table, settings: SplitSettings, part: Part) -> Table:
     if not chosen:
         raise DataError("split", f"{len(table.assets)} assets", f"dataset.split leaves none for the {part} part")
     return table.of(chosen)
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """By length first, so that 2 comes before 10."""
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def _dealt(table: Table, seed: int) -> list[str]:

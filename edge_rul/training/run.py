@@ -18,6 +18,7 @@ from edge_rul.training.average import Average
 from edge_rul.training.metrics import Scores
 from edge_rul.training.prepared import Prepared
 from edge_rul.training.settings import TrainingSettings
+from edge_rul.training.transfer import Brake, Start, take_over
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -38,10 +39,13 @@ class State(NamedTuple):
 
 class Run:
     """model, loss, optimiser, schedule and average at a step; `random` draws order and augmentation, while dropout has
-    torch's own generator. done: the epochs so far. best: the average of the best of them, where that one ships."""
+    torch's own generator. taken: the tensors that were taken over, which the brake holds back. done: the epochs so far.
+    best: the average of the best of them, where that one ships."""
 
-    def __init__(self, learn: Prepared, settings: TrainingSettings, steps_per_epoch: int) -> None:
-        """Everything that is random follows from the settings' seed."""
+    def __init__(
+        self, learn: Prepared, settings: TrainingSettings, steps_per_epoch: int, start: Start | None = None
+    ) -> None:
+        """Everything that is random follows from the settings' seed. start: weights to begin with, where they fit."""
         recipe, widths, device = settings.recipe, settings.model, learn.rows.device
         torch.manual_seed(settings.seed)
         self.random = torch.Generator().manual_seed(settings.seed)
@@ -49,7 +53,9 @@ class Run:
             learn.rows.shape[1], widths.lstm_hidden, widths.num_heads, widths.shared_dim, len(settings.classes)
         )
         self.model.rul_head.set_final_bias(float(learn.labels.rul.mean()) * learn.scale)
+        self.taken = [] if start is None else take_over(self.model, start)
         self.model.to(device)
+        self.brake = Brake(self.model, self.taken, recipe.transfer)
         self.loss = settings.loss.build().to(device)
         self.optimiser = recipe.optimiser.build(self.model, self.loss, recipe.schedule.learning_rate)
         self.schedule = recipe.schedule.build(self.optimiser, steps_per_epoch, recipe.epochs)

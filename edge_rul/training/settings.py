@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edge_rul.bundle import HealthClass, Rul
+from edge_rul.errors import ConfigError, DataError
 from edge_rul.training.augment import AugmentSettings
 from edge_rul.training.average import AverageSettings, EmaSettings
 from edge_rul.training.calibrate import IntervalSettings
@@ -20,7 +21,10 @@ from edge_rul.training.dataset import DatasetSettings
 from edge_rul.training.device import Device, Precision
 from edge_rul.training.losses import LossSettings
 from edge_rul.training.optimiser import OptimiserSettings
+from edge_rul.training.parts import FoldsSplit, in_order
 from edge_rul.training.schedule import PlateauSettings, ScheduleSettings
+from edge_rul.training.table import Table, split
+from edge_rul.training.transfer import TransferSettings
 from edge_rul.yaml_file import load_yaml
 
 Count = Annotated[int, Meta(ge=1)]
@@ -36,10 +40,24 @@ class InputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HeldOutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """share: of the assets, whole ones, drawn by `seed` and never fitted, not by the normaliser either."""
+    """Whole assets that are never fitted, not by the normaliser either.
+
+    share: of the assets, drawn by `seed`. fold: in place of a share, the one asset of this number in the order of their
+    names, from 0; for data with few assets. `edge-rul train --fold K` leaves out another.
+    """
 
     share: Share = 0.2
     seed: int = 0
+    fold: Annotated[int, Meta(ge=0)] | None = None
+
+    def split(self, table: Table) -> tuple[Table, Table]:
+        """(the others, held out). Raises DataError when none would be left to learn from, or there is no such fold."""
+        if self.fold is None:
+            return split(table, self.share, self.seed)
+        assets = in_order(table.assets)
+        if len(assets) < 2 or self.fold >= len(assets):
+            raise DataError("split", f"{len(assets)} assets", f"asset {self.fold} cannot be left out, counted from 0")
+        return table.of([a for a in assets if a != assets[self.fold]]), table.of([assets[self.fold]])
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +90,7 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     early_stopping:    needs validation assets
     precision:         bfloat16 runs the network under autocast; the weights, the loss and all evaluation stay float32
     device:            auto takes a CUDA GPU where there is one
+    transfer:          how tensors that --init-from took over begin to move
     log_every:         steps from one measurement of the tasks' gradient norms to the next, where the loss needs none
     """
 
@@ -85,6 +104,7 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Precision = "float32"
     device: Device = "auto"
     augment: AugmentSettings = AugmentSettings()
+    transfer: TransferSettings = TransferSettings()
     log_every: Count = 50
 
 
@@ -133,3 +153,17 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_settings(path: Path) -> TrainingSettings:
     """Raises ConfigError with file:line, dotted key, what was found and what was expected."""
     return load_yaml(path, TrainingSettings)
+
+
+def with_fold(settings: TrainingSettings, fold: int) -> TrainingSettings:
+    """The settings with another fold as the test, or where there is a test already, another asset left out.
+
+    Raises ConfigError where the configuration knows no folds.
+    """
+    if isinstance(by := settings.dataset.split, FoldsSplit):
+        dataset = msgspec.structs.replace(settings.dataset, split=msgspec.structs.replace(by, fold=fold))
+        return msgspec.structs.replace(settings, dataset=dataset)
+    if settings.calibration.fold is None:
+        problem = "the configuration has no folds: expected dataset.split: {by: folds}, or calibration: {fold: 0}"
+        raise ConfigError("train", f"--fold {fold}", problem)
+    return msgspec.structs.replace(settings, calibration=msgspec.structs.replace(settings.calibration, fold=fold))

@@ -14,7 +14,7 @@ import pytest
 from edge_rul import bundle as bundles
 from edge_rul.core.normalise import ZScore
 from edge_rul.engines import open_engine, verify
-from edge_rul.errors import BundleError
+from edge_rul.errors import BundleError, ConfigError, DataError
 from edge_rul.model.dual_task_model import load_model
 from edge_rul.training import dataset
 from edge_rul.training.calibrate import held
@@ -205,3 +205,15 @@ def test_a_tiny_model_learns_from_real_engines(config: Path, data_dir: Path, tmp
     train_command(config, few, tmp_path / "real")
     bundle = bundles.load(tmp_path / "real")
     assert bundle.manifest.validation["rmse"] < 35  # always answering the mean gives 42
+
+
+def test_another_fold_leaves_out_another_asset(config: Path, engines: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the configuration has no folds"):
+        train_command(config, engines, tmp_path / "none", fold=3)
+    config.write_text(config.read_text().replace("{share: 0.25, seed: 3}", "{fold: 0}"))
+    train_command(config, engines, tmp_path / "fold", fold=3)
+    manifest = bundles.load(tmp_path / "fold").manifest
+    assert manifest.validation["assets"] == ["4"]
+    assert manifest.training["command"].endswith("--fold 3")
+    with pytest.raises(DataError, match="asset 8 cannot be left out"):
+        train_command(config, engines, tmp_path / "beyond", fold=8)
