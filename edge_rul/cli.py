@@ -16,6 +16,7 @@ from typing import Protocol
 from edge_rul import __version__
 from edge_rul.commands import (
     check,
+    doctor,
     evaluate,
     export,
     install_service,
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Command] = {
     "run": run,
     "check": check,
     "status": status,
+    "doctor": doctor,
     "reload": reload,
     "train": train,
     "evaluate": evaluate,

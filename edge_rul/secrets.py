@@ -5,6 +5,7 @@ Owns the order of the sources and the refusal of a file that others can use. Mus
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def http_token(settings: Settings, source: Source) -> str | None:
     if not (token := _read(path, key, source).strip()):
         raise source.error(key, f"{path} is empty, expected a token")
     return token
+
+
+def known(settings: Settings, source: Source) -> list[str]:
+    """Every secret that this configuration, systemd or the environment leads to and that we may read, so that it can be
+    taken out of what is shown. Nothing is refused here."""
+    base, http, tls = source.path.parent, settings.http, settings.mqtt.tls
+    named = [settings.mqtt.password_file, tls.key if tls else None]
+    named += [http.token_file, http.tls_key] if http else []
+    files = [base / name for name in named if name is not None]
+    with contextlib.suppress(OSError):
+        files += Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere")).iterdir()
+    found = [os.environ.get("EDGE_RUL_MQTT_PASSWORD", "")]
+    for path in files:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            found.append(path.read_text(encoding="utf-8").strip())
+    return [secret for secret in found if secret]
 
 
 def refuse_open_secret(path: Path, key: str, source: Source) -> None:

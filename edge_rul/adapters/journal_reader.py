@@ -40,6 +40,15 @@ class JournalReader:
         self.inputs: tuple[str, ...] = tuple(msgspec.json.decode(meta.get("inputs", "[]"), type=list[str]))
         self._watermark, self._valid = int(meta["watermark"]), int(meta["snapshot"])
 
+    def counts(self) -> dict[str, Any]:
+        """How far it has come, and how many rows it has."""
+        first, last, entries = self._db.execute("SELECT min(seq), max(seq), count(*) FROM entries").fetchone()
+        rows = {
+            table: self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("snapshots", "alarms")
+        }
+        known = {"id": self.id, "inputs": self.inputs, "watermark": self._watermark, "valid": self._valid}
+        return {**known, "first": first, "last": last, "entries": entries, **rows}
+
     def assets(self) -> list[Asset]:
         """All that have a snapshot or have sent something since, sorted."""
         found = {decode_key(key) for (key,) in self._db.execute("SELECT DISTINCT asset FROM snapshots")}

@@ -35,6 +35,7 @@ class Heard(msgspec.Struct, frozen=True):
     payload: bytes
     qos: int
     retain: bool
+    mid: int = 0
 
 
 class Visit:
@@ -43,7 +44,11 @@ class Visit:
     told: what the broker said of itself when it accepted us, by MQTT's names; empty with MQTT 3.1.1.
     """
 
-    def __init__(self, settings: Mqtt, password: str | None, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, settings: Mqtt, password: str | None, context: ssl.SSLContext | None, *, name: str = "", keep: int = 0
+    ) -> None:
+        """name: of the session, a new one by default. keep: seconds for which it outlives the visit; its messages are
+        then acknowledged by `acknowledge`. 0 ends it, and an older one of this name."""
         self._broker = f"{settings.host}:{settings.port}"
         self._five = settings.version == 5
         self._answers: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
@@ -51,8 +56,10 @@ class Visit:
         self.told: dict[str, Any] = {}
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=f"{settings.client_id[:100]}-visit-{secrets.token_hex(4)}",
+            client_id=name or a_name(settings),
             protocol=paho.MQTTv5 if self._five else paho.MQTTv311,
+            clean_session=None if self._five else not keep,
+            manual_ack=keep > 0,
             reconnect_on_failure=False,
         )
         if settings.username is not None:
@@ -63,24 +70,30 @@ class Visit:
         client.on_disconnect = lambda _c, _u, _f, code, _p: self._answers.put(("disconnect", 0, code))
         client.on_subscribe = lambda _c, _u, mid, codes, _p: self._answers.put(("subscribe", mid, codes))
         client.on_publish = lambda _c, _u, mid, code, _p: self._answers.put(("publish", mid, code))
-        client.on_message = lambda _c, _u, m: self._heard.put(Heard(m.topic, bytes(m.payload), m.qos, m.retain))
+        client.on_message = lambda _c, _u, m: self._heard.put(Heard(m.topic, bytes(m.payload), m.qos, m.retain, m.mid))
         self._client = client
+        options: dict[str, Any] = {}
+        if self._five:
+            properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = keep
+            properties.ReceiveMaximum = settings.receive_maximum
+            options = {"clean_start": not keep, "properties": properties}
         try:
-            client.connect(settings.host, settings.port, settings.keepalive)
+            client.connect(settings.host, settings.port, settings.keepalive, **options)
         except OSError as e:
             hint = tls_hint(e) or "is the broker running, and are mqtt.host and mqtt.port right?"
             raise TransportError("connect", self._broker, f"cannot be reached: {e}", hint=hint) from None
         client.loop_start()
         try:
-            code, properties = self._answer("connect", 0)
+            code, answer = self._answer("connect", 0)
             if code.is_failure:
                 hint = "check user, password and rights"
                 raise TransportError("connect", self._broker, f"the broker refuses us: {code}", hint=hint)
         except BaseException:
             self.close()
             raise
-        if properties is not None:
-            self.told = {k: v for k, v in properties.json().items() if k != "UserProperty"}
+        if answer is not None:
+            self.told = {k: v for k, v in answer.json().items() if k != "UserProperty"}
 
     def _answer(self, operation: str, mid: int) -> Any:
         """What the broker answers to the packet `mid`. What answers an earlier one is passed over."""
@@ -112,14 +125,20 @@ class Visit:
             except queue.Empty:
                 return
 
-    def publish(self, topic: str, payload: bytes, *, reply_to: str = "", correlation: bytes = b"") -> str:
-        """At QoS 1; returns how the broker acknowledged it. reply_to, correlation: told with MQTT 5 only."""
+    def acknowledge(self, heard: Heard) -> None:
+        self._client.ack(heard.mid, heard.qos)
+
+    def publish(
+        self, topic: str, payload: bytes, *, times: int = 1, reply_to: str = "", correlation: bytes = b""
+    ) -> str:
+        """At QoS 1; returns how the broker acknowledged the last. reply_to, correlation: told with MQTT 5 only."""
         properties: Any = None
         if self._five and reply_to:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.ResponseTopic = reply_to
             properties.CorrelationData = correlation
-        info = self._client.publish(topic, payload, qos=1, properties=properties)
+        for _ in range(times):
+            info = self._client.publish(topic, payload, qos=1, properties=properties)
         code: ReasonCode = self._answer("publish", info.mid)
         if code.is_failure:
             hint = "the user needs the right to write it; --username and --password-file name another"
@@ -135,3 +154,8 @@ class Visit:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def a_name(settings: Mqtt) -> str:
+    """A session's, that says whose visit it is."""
+    return f"{settings.client_id[:100]}-visit-{secrets.token_hex(4)}"

@@ -43,7 +43,7 @@ def fastest(names: Iterable[str], bundle: Bundle, options: Options) -> Engine:
     """The engine of the kept measurement of the installed ones among `names`, or of a new one."""
     cache = options.cache or default_directory()
     here = installed()
-    gpu = _gpu()
+    gpu = nvidia_driver()
     # Their libraries cost 0.2 s and 120 MB, for nothing where there is no driver.
     candidates = [n for n in names if n in here and (gpu or options.require_gpu or n not in ON_GPU)]
     facts = {
@@ -117,7 +117,7 @@ def _times(engines: dict[str, Engine], x: Array) -> dict[str, float]:
     return {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}  # the first call allocates
 
 
-def _gpu() -> str:
+def nvidia_driver() -> str:
     """What tells one NVIDIA driver from another without loading a library; empty where there is none."""
     try:
         return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace").splitlines()[0]

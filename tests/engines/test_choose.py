@@ -57,7 +57,7 @@ class Watched:
         monkeypatch.setattr(choose, "open_verified", opened)
         monkeypatch.setattr(auto, "installed", lambda: dict(self.installed))
         monkeypatch.setattr(auto, "_times", lambda engines, x: {name: self.seconds[name] for name in engines})
-        monkeypatch.setattr(auto, "_gpu", lambda: "")
+        monkeypatch.setattr(auto, "nvidia_driver", lambda: "")
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_gpu_engines_are_not_loaded_where_there_is_no_driver(
     watched.seconds["tensorrt_rtx"] = 0.1
     assert start(tiny_bundle, tmp_path, said) == "openvino"
     assert "tensorrt_rtx" not in watched.opened
-    monkeypatch.setattr(auto, "_gpu", lambda: "NVRM version: 580")
+    monkeypatch.setattr(auto, "nvidia_driver", lambda: "NVRM version: 580")
     assert start(tiny_bundle, tmp_path, said) == "tensorrt_rtx"
 
 
