@@ -44,13 +44,15 @@ class DualTaskModel(nn.Module):
         num_heads: int = 8,
         shared_dim: int = 32,
         num_classes: int = 3,
+        dropout: float = 1.0,
     ) -> None:
+        """dropout: what to multiply the published rates by; it matters in training alone."""
         super().__init__()
         self.c_in = c_in
-        self.cnn = CNNFrontend(c_in, dropout_p=0.15)
-        self.lstm = BiLSTMEncoder(self.cnn.out_dim, lstm_hidden, num_layers=2, dropout_p=0.3)
-        self.attn = AttentionBlock(self.lstm.out_dim, num_heads, dropout_p=0.1)
-        self.funnel = FCFunnel(self.lstm.out_dim, (256, 64), shared_dim, dropout_p=0.3)
+        self.cnn = CNNFrontend(c_in, dropout_p=0.15 * dropout)
+        self.lstm = BiLSTMEncoder(self.cnn.out_dim, lstm_hidden, num_layers=2, dropout_p=0.3 * dropout)
+        self.attn = AttentionBlock(self.lstm.out_dim, num_heads, dropout_p=0.1 * dropout)
+        self.funnel = FCFunnel(self.lstm.out_dim, (256, 64), shared_dim, dropout_p=0.3 * dropout)
         self.rul_head = RULHead(shared_dim)
         self.health_head = HealthHead(shared_dim, num_classes)
 

@@ -20,11 +20,14 @@ class AugmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise:          deviation of independent noise on every value
     offset:         deviation of an offset for each sensor that is constant over the window: engines differ by a level
                     that says nothing of their wear, and two fleets' sensors are calibrated differently
+    ramp:           deviation of a line for each sensor through the window's middle, at the window's end: engines differ
+                    by a pace too
     sensor_dropout: probability that a sensor reads its training mean for the whole window
     """
 
     noise: NotNegative = 0.0
     offset: NotNegative = 0.0
+    ramp: NotNegative = 0.0
     sensor_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
 
@@ -36,6 +39,8 @@ def augment(x: Tensor, settings: AugmentSettings, random: torch.Generator) -> Te
     B, T, F = x.shape
     noise = torch.randn((B, T, F), generator=random) * settings.noise  # (B, T, F)
     offset = torch.randn((B, 1, F), generator=random) * settings.offset  # (B, 1, F)
+    ramp = torch.randn((B, 1, F), generator=random) * settings.ramp  # (B, 1, F)
     kept = torch.rand((B, 1, F), generator=random) >= settings.sensor_dropout  # (B, 1, F)
-    change = (noise + offset).to(x.device)  # (B, T, F)
+    along = torch.linspace(-1, 1, T)[:, None] if T > 1 else torch.zeros(1, 1)  # (T, 1)
+    change = (noise + offset + ramp * along).to(x.device)  # (B, T, F)
     return (x + change) * kept.to(x.device)  # (B, T, F)

@@ -25,6 +25,7 @@ from edge_rul.training.prepared import Prepared, predict, prepare, score
 from edge_rul.training.progress import Progress
 from edge_rul.training.run import Epoch, Run, State
 from edge_rul.training.settings import RecipeSettings, TrainingSettings
+from edge_rul.training.teachers import DistilSettings, Teachers
 from edge_rul.training.transfer import Start, in_words
 from edge_rul.training.windows import Windows
 
@@ -109,6 +110,7 @@ def fit(
     if device.type == "cpu" and recipe.precision == "bfloat16" and (slower := devices.bfloat16_slowdown()) > 1:
         progress.say(f"bfloat16 is {slower:.0f} times slower than float32 on this processor: set precision to float32")
 
+    teachers = None if recipe.distil is None else _teach(recipe.distil, learn, settings.seed, progress)
     run = Run(learn, settings, steps, start)
     if start is not None:
         progress.say(f"{start.name}: {in_words(run.model, run.taken)}")
@@ -121,7 +123,7 @@ def fit(
         if run.stopped:
             progress.say(f"no better epoch since epoch {epoch - 1 - recipe.early_stopping.patience}")  # type: ignore[union-attr]
             break
-        loss = _epoch(run, learn, recipe, steps, epoch, progress, record)
+        loss = _epoch(run, learn, teachers, recipe, steps, epoch, progress, record)
         guard_dead_head(run.model, probe, f"after epoch {epoch}")
         guard_dead_head(run.average.model, probe, f"after epoch {epoch}, average")
         reached = None if judge is None else score(predict(run.average.model, judge), judge)
@@ -132,13 +134,27 @@ def fit(
     return Fitted(run.shipped, normaliser, run.done, start, run.taken)
 
 
+def _teach(settings: DistilSettings, learn: Prepared, seed: int, progress: Progress) -> Teachers:
+    """The teachers, fitted on every training window. They are fitted anew where a run goes on, to the same bits."""
+    progress.say(f"fitting {len(settings.teachers)} teachers")
+    x, targets = learn.batch(np.arange(len(learn.windows)))  # (N, T, F)
+    return settings.fit(x.cpu(), Targets(*(t.cpu() for t in targets)), seed)
+
+
 def _epoch(
-    run: Run, learn: Prepared, recipe: RecipeSettings, steps: int, epoch: int, progress: Progress, record: Record
+    run: Run,
+    learn: Prepared,
+    teachers: Teachers | None,
+    recipe: RecipeSettings,
+    steps: int,
+    epoch: int,
+    progress: Progress,
+    record: Record,
 ) -> float:
     """One epoch; answers the mean loss over its steps."""
     total = 0.0
     parameters = by_task(run.model)
-    for step, (x, targets) in enumerate(_batches(learn, recipe, run.random, steps), 1):
+    for step, (x, targets) in enumerate(_batches(learn, teachers, recipe, run.random, steps), 1):
         taken = (epoch - 1) * steps + step
         rate = run.optimiser.param_groups[0]["lr"]
         measure = run.loss.needs_norms or taken % recipe.log_every == 0 or taken == 1
@@ -160,13 +176,14 @@ def _epoch(
 
 
 def _batches(
-    learn: Prepared, recipe: RecipeSettings, random: torch.Generator, steps: int
+    learn: Prepared, teachers: Teachers | None, recipe: RecipeSettings, random: torch.Generator, steps: int
 ) -> Iterator[tuple[Tensor, Targets]]:
-    """One epoch: every window at most once, in random order, augmented."""
+    """One epoch: every window at most once, in random order, augmented, and then answered by the teachers."""
     order = torch.randperm(len(learn.windows), generator=random).numpy()
     for select in order[: steps * recipe.batch].reshape(steps, recipe.batch):
         x, targets = learn.batch(select)
-        yield augment(x, recipe.augment, random), targets
+        x = augment(x, recipe.augment, random)  # (B, T, F)
+        yield x, targets if teachers is None else teachers.targets(x, targets)
 
 
 def _step(

@@ -50,7 +50,12 @@ class Run:
         torch.manual_seed(settings.seed)
         self.random = torch.Generator().manual_seed(settings.seed)
         self.model = DualTaskModel(
-            learn.rows.shape[1], widths.lstm_hidden, widths.num_heads, widths.shared_dim, len(settings.classes)
+            learn.rows.shape[1],
+            widths.lstm_hidden,
+            widths.num_heads,
+            widths.shared_dim,
+            len(settings.classes),
+            widths.dropout,
         )
         self.model.rul_head.set_final_bias(float(learn.labels.rul.mean()) * learn.scale)
         self.taken = [] if start is None else take_over(self.model, start)

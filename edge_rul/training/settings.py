@@ -24,6 +24,7 @@ from edge_rul.training.optimiser import OptimiserSettings
 from edge_rul.training.parts import FoldsSplit, in_order
 from edge_rul.training.schedule import PlateauSettings, ScheduleSettings
 from edge_rul.training.table import Table, split
+from edge_rul.training.teachers import DistilSettings
 from edge_rul.training.transfer import TransferSettings
 from edge_rul.yaml_file import load_yaml
 
@@ -61,11 +62,12 @@ class HeldOutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """DualTaskModel's widths; the defaults are the published model's."""
+    """DualTaskModel's widths; the defaults are the published model's. dropout: a factor on its rates, in training."""
 
     lstm_hidden: Count = 256
     num_heads: Count = 8
     shared_dim: Count = 32
+    dropout: Annotated[float, Meta(ge=0, le=3)] = 1.0
 
     def __post_init__(self) -> None:
         if 2 * self.lstm_hidden % self.num_heads:
@@ -86,6 +88,7 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs:            passes over the training windows, at most
     batch:             windows a step
     average:           of the weights over the steps: the model that ships
+    distil:            small models fitted first, whose answers the network learns in place of the labels
     windows_per_epoch: how many of the training windows an epoch draws; all where it is left out
     early_stopping:    needs validation assets
     precision:         bfloat16 runs the network under autocast; the weights, the loss and all evaluation stay float32
@@ -99,6 +102,7 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optimiser: OptimiserSettings
     schedule: ScheduleSettings
     average: AverageSettings = EmaSettings()
+    distil: DistilSettings | None = None
     windows_per_epoch: Count | None = None
     early_stopping: EarlyStoppingSettings | None = None
     precision: Precision = "float32"

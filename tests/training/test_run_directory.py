@@ -32,6 +32,10 @@ RECIPES = {
     "adamw, constant": """
   schedule: {name: constant, learning_rate: 0.001, warmup_epochs: 0}
 """,
+    "teachers": """
+  distil: {teachers: [{kind: perceptron, members: 2, width: 8, epochs: 2}, {kind: tree}]}
+  augment: {noise: 0.1, offset: 0.2, ramp: 0.2}
+""",
 }
 
 
