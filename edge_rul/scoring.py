@@ -38,6 +38,7 @@ class Clock(Protocol):
 class Outbound(Protocol):
     """What goes to a broker's client; `MqttTransport` documents each."""
 
+    connected: bool
     new_session: bool
 
     @property
@@ -98,6 +99,10 @@ class Scoring:
         self._reader = reader
         self._held: deque[Message] = deque()  # answers that may go out once their entries are durable
         self._again: deque[Asset] = deque()  # assets whose retained states go out once more
+        self._everything = False  # of all assets, once they are replayed
+        self._catching_up = False  # after a restart, until all answered again is also retained again
+        self._settling = False  # all is answered, and waits for the broker
+        self._settled = False  # since the start, or the last new session, the broker has had all of them
         self._skipping = False
         self._skipped_at = 0.0
         self.answered = 0
@@ -108,9 +113,9 @@ class Scoring:
     def step(self, now: float) -> bool:
         """Answer what fits into a batch. now: monotonic seconds. Returns whether there was anything."""
         if self._outbound.new_session:
-            self._outbound.new_session = False
+            self._outbound.new_session = self._settled = False
             self._again = deque(self._pipeline.lives.assets)  # what is answered from here on reaches the new session
-        if self.unpublished >= self._unpublished_at_most:
+        if self.unpublished >= self._unpublished_at_most or self._settling:
             return False
         if self._tail.behind:
             self._tail.refill(self._journal.read(self._tail.position, _REFILL_AT_ONCE))
@@ -165,36 +170,72 @@ class Scoring:
     # -- what may go out --------------------------------------------------------------------------------------------
 
     def _publish(self, done: Completed) -> None:
-        """Hand the answers to the transport, from the first unsettled one on once their entries are durable."""
-        go = len(done.messages)
+        """Hand the answers to the transport, from the first unsettled one on once their entries are durable, and those
+        above the pledge once it is renewed."""
+        wait_from = self._journal.pledged + 1
+        if done.unsettled is not None:
+            wait_from = min(wait_from, max(done.unsettled, self._journal.committed + 1))
+        go = next((i for i, message in enumerate(done.messages) if message.seq >= wait_from), len(done.messages))
         if self._held:
             go = 0  # nothing overtakes what is held
-        elif done.unsettled is not None:
-            wait_from = max(done.unsettled, self._journal.committed + 1)
-            go = next((i for i, message in enumerate(done.messages) if message.seq >= wait_from), go)
         self._outbound.send(done.messages[:go])
         self._held.extend(done.messages[go:])
 
     def release(self) -> None:
         """Publish what was held for the commit that has just been made."""
+        upto = min(self._journal.committed, self._journal.pledged)
         durable = []
-        while self._held and self._held[0].seq <= self._journal.committed:
+        while self._held and self._held[0].seq <= upto:
             durable.append(self._held.popleft())
         if durable:
             self._outbound.send(durable)
+
+    @property
+    def pledge_from(self) -> int:
+        """Seq from which the journal may renew its pledge. Not while catching up: what is answered again would grow
+        with each crash in the middle of it."""
+        return 0 if self._catching_up else self.answered
+
+    @property
+    def waits_for_pledge(self) -> bool:
+        """Whether answers wait for the pledge alone."""
+        return self._above_pledge and not self._catching_up
+
+    @property
+    def _above_pledge(self) -> bool:
+        return bool(self._held) and self._held[0].seq > self._journal.pledged
 
     @property
     def unpublished(self) -> int:
         """Messages that wait for the broker or for the disk."""
         return self._outbound.backlog + len(self._held)
 
+    def begin(self, answered: int) -> None:
+        """After a restart, once the pipeline has begun: entries up to `answered` are not in the tail."""
+        self.answered = answered
+        self._catching_up = self._pipeline.catching_up
+        self._everything = self._journal.states_owed
+
     def publish_again(self) -> bool:
-        """Retained states that the broker may lack: after a restart those of assets that were answered again, and when
-        it has no session for us, every asset's. Only once nothing waits, so that none goes backwards."""
+        """Retained states that the broker may lack: those that were answered again after a restart, and every asset's
+        when the broker has no session for us or the run before ended before it had published them.
+
+        Returns whether anything moved.
+        """
+        if self._catching_up and not self._pipeline.catching_up and (not self._held or self._above_pledge):
+            return self._catch_up()
+        if self._journal.states_owed is self._settled and not self._journal.full:
+            # Noted before, as this run may end before it has published what the broker lacks.
+            self._journal.owe_states(not self._settled)
         if self.lag or self._held or not self._pipeline.idle:
+            return False  # none goes backwards
+        if self._everything:
+            self._everything = False
+            self._again = deque(self._pipeline.lives.assets)
+        if not self._again:
+            self._settled = self._settled or (self._outbound.connected and not self._outbound.backlog)
             return False
-        self._again.extend(self._pipeline.caught_up())
-        if not self._again or self._outbound.backlog >= self._unpublished_at_most:
+        if self._outbound.backlog >= self._unpublished_at_most:
             return False
         assets = [self._again.popleft() for _ in range(min(self._engine.max_batch, len(self._again)))]
         batch = self._pipeline.again(assets)
@@ -204,10 +245,22 @@ class Scoring:
             self._outbound.send(self._pipeline.alarm_states(asset))
         return True
 
+    def _catch_up(self) -> bool:
+        """Publish what went out unretained once more, and go on when the broker has it all: until then the watermark
+        stands, so that a crash in between begins again."""
+        if messages := self._pipeline.caught_up():
+            self._settling = True
+            self._outbound.send(messages)
+        self._settling = self._settling and self._outbound.backlog > 0
+        self._catching_up = self._settling
+        return not self._settling
+
     # -- the watermark ----------------------------------------------------------------------------------------------
 
     @property
     def watermark(self) -> int:
+        if self._catching_up:
+            return self._journal.watermark
         oldest = (self._outbound.oldest_seq, self._held[0].seq if self._held else None)
         return min([self.answered, *(seq - 1 for seq in oldest if seq is not None)])
 

@@ -35,7 +35,6 @@ _WATERMARK_ALONE = 5.0  # seconds; with entries the watermark is saved at each c
 class Transport(intake.Inbound, scoring.Outbound, Protocol):
     """What is needed of a broker's client; `MqttTransport` documents each."""
 
-    connected: bool
     dropped_qos0: int
     refused: int
 
@@ -132,8 +131,10 @@ class Worker:
             action = "these windows and alarms begin anew"
             self._log.error("state_unreadable", count=len(unreadable), first=unreadable[0], action=action)
         self._tail.rewind(state.replay_from)
-        self._pipeline.begin(replay_from=state.replay_from, answered=state.watermark, catch_up=self._journal.last)
-        self._scoring.answered = state.replay_from
+        # What lies above the pledge was never answered, so that however long the lag, catching up is soon over.
+        catch_up = min(self._journal.last, self._journal.pledged)
+        self._pipeline.begin(replay_from=state.replay_from, answered=state.watermark, catch_up=catch_up)
+        self._scoring.begin(state.replay_from)
         return state.assets
 
     # -- the steps --------------------------------------------------------------------------------------------------
@@ -195,6 +196,8 @@ class Worker:
     def _commit_is_due(self, now: float) -> bool:
         if self._journal.full:
             return now >= self._retry_at
+        if self._scoring.waits_for_pledge:
+            return True
         if now - self._committed_at >= _WATERMARK_ALONE and self.watermark > self._journal.watermark:
             return True
         return self._intake.waits_for_commit(now)
@@ -202,9 +205,11 @@ class Worker:
     def commit(self) -> bool:
         """Everything taken in to disk, with the watermark; then the acknowledgements. False where the disk is full."""
         watermark, covered = self._scoring.covered(self._journal.last)
-        if not self._journal.commit(watermark, covered, wall=round(self._clock.wall())):
+        answered = self._scoring.pledge_from
+        if not self._journal.commit(watermark, covered, wall=round(self._clock.wall()), answered=answered):
             self._retry_at = self._clock.monotonic() + _RETRY_FULL
-            self._journal.mark(*self._scoring.covered(self._journal.committed))
+            if self._journal.mark(*self._scoring.covered(self._journal.committed), answered=answered):
+                self._scoring.release()
             return False
         self._committed_at = self._clock.monotonic()
         self._scoring.saved(watermark)

@@ -424,6 +424,91 @@ def test_states_go_out_again_to_a_broker_that_has_forgotten_them(rig: Rig) -> No
     assert rig.transport.events() == []
 
 
+def test_a_daemon_that_is_killed_again_while_it_catches_up_leaves_no_retained_state_behind(tmp_path: Path) -> None:
+    """What it had answered by then went out unretained, and is acknowledged: the watermark does not tell."""
+    rig = Rig(tmp_path, limits=Limits(outbox=3))
+    rig.transport.hold = True
+    for asset in "ab":
+        for cycle in range(1, 20):
+            rig.transport.put(reading(cycle, 10.0), asset)
+    rig.settle()
+    rig.transport.hold = False
+    rig.transport.sent.clear()
+    rig.crash()
+    while len(rig.transport.sent) < 20:  # all of `a`, and not all of `b`
+        rig.worker.step()
+    assert rig.worker.lag > 0
+    assert rig.worker.commit()
+    assert [m for m in rig.transport.sent if m.retain] == []
+    rig.crash()
+    rig.settle()
+    retained = {m.topic: json.loads(m.payload) for m in rig.transport.sent if m.retain}
+    newest = {topic: said["cycle"] for topic, said in retained.items() if topic.endswith("/p")}
+    assert newest == {"out/a/p": 19, "out/b/p": 19}
+    rig.settle(6.0)
+    rig.transport.sent.clear()
+    rig.crash()
+    rig.settle()
+    assert rig.transport.sent == []  # it was settled
+
+
+def test_the_last_state_of_a_life_that_ended_before_a_crash_is_retained(rig: Rig) -> None:
+    """Its window is gone when all is answered again."""
+    rig.transport.put(reading(1, 10.0, ts=NOW + 1))
+    for cycle in range(2, 10):
+        rig.transport.put(reading(cycle, 10.0, ts=NOW + cycle))
+    rig.settle()
+    rig.transport.hold = True
+    rig.transport.put(reading(10, 12.0, ts=NOW + 10))
+    rig.transport.put(reading(1, 90.0, ts=NOW + 50))
+    rig.settle()
+    rig.transport.hold = False
+    rig.transport.sent.clear()
+    rig.crash()
+    rig.settle()
+    retained = {m.topic: json.loads(m.payload) for m in rig.transport.sent if m.retain}
+    assert (retained["out/x/p"]["life"], retained["out/x/p"]["cycle"]) == (0, 10)
+    assert (retained["out/x/a/low"]["life"], retained["out/x/a/low"]["state"]) == (1, "normal")
+
+
+def test_after_a_crash_in_a_long_lag_only_what_may_have_been_published_goes_out_unretained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("journal", "journal_file"):
+        monkeypatch.setattr(f"edge_rul.adapters.{module}.PLEDGE", 10)
+    rig = Rig(tmp_path, limits=Limits(outbox=3))
+    rig.transport.hold = True
+    for cycle in range(1, 60):
+        rig.transport.put(reading(cycle))
+    rig.settle()
+    pledged = rig.journal.pledged
+    assert max(m.seq for m in rig.transport.sent) <= pledged < 20
+    rig.transport.hold = False
+    rig.transport.sent.clear()
+    rig.crash()
+    rig.settle()
+    unretained, retained = (
+        [p["cycle"] for p in rig.transport.predictions() if p["retain"] is r] for r in (False, True)
+    )
+    assert unretained == list(range(3, pledged + 1))
+    assert retained == list(range(pledged + 1, 60))
+
+
+def test_states_that_were_owed_to_a_new_session_go_out_after_a_restart(rig: Rig) -> None:
+    for cycle in range(1, 5):
+        rig.transport.put(reading(cycle))
+    rig.settle(6.0)
+    rig.transport.sent.clear()
+    rig.transport.hold = True
+    rig.transport.new_session = True
+    rig.worker.step()
+    rig.transport.sent.clear()
+    rig.transport.hold = False
+    rig.crash()
+    rig.settle()
+    assert [(p["cycle"], p["retain"]) for p in rig.transport.predictions()] == [(4, True)]
+
+
 def test_a_late_reading_revises_and_only_the_newest_is_retained(rig: Rig) -> None:
     for cycle in (1, 2, 4, 5):
         rig.transport.put(reading(cycle, 10.0 * cycle))

@@ -8,9 +8,12 @@ engines feeds them, and all of it goes through a proxy that is the witness of wh
 when which fault comes, and how the replay is disordered; how far each process had got by then is the machine's affair,
 so that a seed repeats the faults and not the microsecond.
 
+Held against an offline run over what the daemon acknowledged: every prediction, every alarm event, and what the broker
+holds retained at the end.
+
 Owns the run's beginning and end, and the report: the last line printed is a JSON object with the counts. Exit code 1
-where an answer is missing or wrong, or where the daemon ended of its own accord. The faults are chaos_faults's, the
-publisher is chaos_field's, record and judgement are chaos_witness's.
+where an answer, an event or a retained state is missing or wrong, or where the daemon ended of its own accord. The
+faults are chaos_faults's, the publisher is chaos_field's, record and judgement are chaos_witness's.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from pathlib import Path
 from chaos_faults import Faults, make_plan
 from chaos_field import Replayer
 from chaos_processes import Child, Disk, free_port, make_broker, make_daemon
+from chaos_retained import retained
 from chaos_sabotage import FAULTS
 from chaos_witness import DAEMON, Key, Verdict, Witness, judge
 from mqtt_proxy import Proxy
@@ -36,6 +40,7 @@ from edge_rul.errors import EXIT_FOUND, EXIT_OK, EXIT_USAGE
 
 START = 60.0  # seconds that the daemon may take to its first subscription
 SETTLE = 180.0  # seconds at the end in which everything has to be answered
+FAILURES = ("missing", "wrong", "events_missing", "events_wrong", "retained_wrong", "daemon_exits")
 QUIET = 3.0  # seconds without a prediction, after which there will be none
 
 
@@ -48,10 +53,12 @@ class Chaos:
         self.witness = Witness()
         self.replayer = Replayer(args.data, args.engines, args.rate, args.seed, self.witness)
         self.witness.moved = self.replayer.moved
-        port = free_port()
-        self._proxy = Proxy(port, self.witness)
+        self._port = free_port()
+        self._proxy = Proxy(self._port, self.witness)
         self._directory = directory
-        self._broker = make_broker(directory, port, self.say)
+        self._broker = make_broker(directory, self._port, self.say)
+        self.killed: list[float] = []  # when the broker was, monotonic seconds
+        self.retained: dict[str, bytes] = {}
         self.daemon: Child
         self.faults: Faults
 
@@ -73,7 +80,7 @@ class Chaos:
             broker_data=self._directory / "broker" / "mosquitto.db",
             disk=disk,
             proxy=self._proxy,
-            suspect=self.replayer.suspect,
+            suspect=self._suspect,
             say=self.say,
         )
         self.daemon.start()
@@ -92,6 +99,7 @@ class Chaos:
             self.replayer.more = False
             self.say("no more faults, no more new readings")
             await self._settle()
+            self.retained = await retained(self._port, "edge-rul/#")
             async with self.daemon.lock:
                 await self.daemon.end(signal.SIGTERM)
             for task in own:
@@ -106,6 +114,10 @@ class Chaos:
             self._broker.close()
             disk.close()
         return self.replayer.waits_for
+
+    def _suspect(self) -> None:
+        self.killed.append(time.monotonic())
+        self.replayer.suspect()
 
     async def _until(self, done: Callable[[], bool], seconds: float, problem: str) -> bool:
         end = time.monotonic() + seconds
@@ -143,6 +155,14 @@ def report(chaos: Chaos, verdict: Verdict, args: argparse.Namespace) -> dict[str
         print(f"wrong: {key}: answered {found}, offline {right}")
     for key in verdict.unstable[:20]:
         print(f"one revision, two answers: {key}: {chaos.witness.answers[key]}")
+    for id_ in verdict.events_missing[:20]:
+        print(f"event missing: {id_}")
+    for id_ in verdict.events_wrong[:20]:
+        print(f"event wrong: {id_}: {chaos.witness.events[id_]}")
+    for topic, state in list(verdict.stale.items())[:20]:
+        ages = [f"{at - chaos.witness.published.get(topic, 0.0):.1f}" for at in chaos.killed]
+        print(f"retained: {topic}: {chaos.retained.get(topic)!r}, offline {state}")
+        print(f"   last published retained {', '.join(ages)} s before a broker was killed")
     counts = chaos.faults.counts
     return {
         **{name: counts[name] for name in ("daemon_kills", "broker_stops", "broker_kills", "freezes", "cuts")},
@@ -151,6 +171,11 @@ def report(chaos: Chaos, verdict: Verdict, args: argparse.Namespace) -> dict[str
         "missing": len(verdict.missing),
         "wrong": len(verdict.wrong),
         "lost_by_broker": len(chaos.replayer.lost),
+        "events": verdict.events,
+        "events_missing": len(verdict.events_missing),
+        "events_wrong": len(verdict.events_wrong),
+        "retained_wrong": len(verdict.stale),
+        "retained_lost_by_broker": len(verdict.forgotten),
         **{name: counts[name] for name in ("daemon_stops", "delays", "disk_fills")},
         "daemon_exits": len(chaos.daemon.exits),
         "starts_refused": chaos.daemon.refused,
@@ -183,9 +208,10 @@ def main() -> int:
             return EXIT_USAGE
         never_taken = asyncio.run(chaos.run())
         chaos.say("all is quiet: comparing with an offline run, which may take minutes")
-        result: dict[str, int] = report(chaos, judge(chaos.witness, never_taken, args.data), args)
+        verdict = judge(chaos.witness, never_taken, args.data, chaos.retained, chaos.killed)
+        result: dict[str, int] = report(chaos, verdict, args)
     print(json.dumps(result), flush=True)
-    failed = result["missing"] or result["wrong"] or result["daemon_exits"]
+    failed = any(result[name] for name in FAILURES)
     return EXIT_FOUND if failed else EXIT_OK
 
 

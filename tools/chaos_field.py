@@ -215,7 +215,7 @@ class Replayer:
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(connect_packet(REPLAYER))
-        received = _receive(reader)
+        received = receive(reader)
         connack = await received.__anext__()
         if connack.kind != mqtt_proxy.CONNACK or connack.body[1]:
             return
@@ -241,7 +241,8 @@ class Replayer:
             await self._wake.wait()
 
 
-async def _receive(reader: asyncio.StreamReader) -> AsyncIterator[mqtt_proxy.Packet]:
+async def receive(reader: asyncio.StreamReader) -> AsyncIterator[mqtt_proxy.Packet]:
+    """Packet by packet. Raises EOFError at the end of the connection."""
     buffer = bytearray()
     while piece := await reader.read(65536):
         buffer += piece
@@ -272,3 +273,8 @@ def connect_packet(client: str) -> bytes:
 def publish_packet(topic: str, payload: bytes, packet_id: int) -> bytes:
     """A PUBLISH of MQTT 5 at QoS 1."""
     return _packet(mqtt_proxy.PUBLISH << 4 | 2, _text(topic) + struct.pack(">H", packet_id) + b"\x00" + payload)
+
+
+def subscribe_packet(filters: list[str]) -> bytes:
+    """A SUBSCRIBE of MQTT 5 at QoS 0."""
+    return _packet(mqtt_proxy.SUBSCRIBE << 4 | 2, b"\x00\x01\x00" + b"".join(_text(f) + b"\x00" for f in filters))

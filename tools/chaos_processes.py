@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import chaos_alarms
 from chaos_witness import BUNDLE, DAEMON
 
 from edge_rul.errors import EXIT_INTERNAL
@@ -41,7 +42,8 @@ topics:
   alarm: edge-rul/{{line}}/{{asset}}/alarm/{{alarm}}
   alarm_event: edge-rul/{{line}}/{{asset}}/event
 alarms:
-  - {{name: rul_low, watch: rul, below: 30, deadband: 5, on_delay: 3, off_delay: 3}}
+  - {{name: {alarm.NAME}, watch: rul, below: {alarm.BELOW}, deadband: {alarm.DEADBAND}, on_delay: {alarm.ON_DELAY},
+      off_delay: {alarm.OFF_DELAY}}}
 engine: {{name: onnxruntime, threads: 1}}
 journal: {{directory: {state}, snapshot_seconds: 4, keep_hours: 0.01, min_free: {min_free}}}
 log: {{format: json}}
@@ -160,7 +162,14 @@ def make_daemon(directory: Path, port: int, say: Callable[[str], None], sabotage
     state.mkdir()
     config = directory / "edge-rul.yaml"
     config.write_text(
-        CONFIG.format(bundle=BUNDLE, port=port, client=DAEMON, state=state, min_free=MIN_FREE * 1024 * 1024)
+        CONFIG.format(
+            bundle=BUNDLE,
+            port=port,
+            client=DAEMON,
+            alarm=chaos_alarms,
+            state=state,
+            min_free=MIN_FREE * 1024 * 1024,
+        )
     )
     program = ["-m", "edge_rul.cli"] if sabotage is None else [str(SABOTAGE), sabotage]
     return Child("daemon", [sys.executable, *program, "run", "--config", str(config)], directory / "daemon.log", say)

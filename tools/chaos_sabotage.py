@@ -9,6 +9,7 @@ import sys
 
 from edge_rul import cli
 from edge_rul.adapters.mqtt import MqttTransport, Received
+from edge_rul.core.pipeline import AlarmRow
 from edge_rul.scoring import Scoring
 
 
@@ -30,7 +31,21 @@ def forget_what_is_in_flight() -> None:
     Scoring.watermark = property(lambda self: self.answered)  # type: ignore[assignment, method-assign]
 
 
-FAULTS = {"ack-before-commit": ack_before_commit, "forget-in-flight": forget_what_is_in_flight}
+def save_alarms_too_early() -> None:
+    """Alarms are saved as they stand, not as they stood at the watermark: a restart gives no event twice, or at all."""
+    covered = Scoring.covered
+
+    def all_of_them(self: Scoring, upto: int) -> tuple[int, list[AlarmRow]]:
+        return covered(self, upto)[0], list({row.asset: row for row in self.alarm_rows}.values())
+
+    Scoring.covered = all_of_them  # type: ignore[method-assign]
+
+
+FAULTS = {
+    "ack-before-commit": ack_before_commit,
+    "forget-in-flight": forget_what_is_in_flight,
+    "alarms-too-early": save_alarms_too_early,
+}
 
 if __name__ == "__main__":
     FAULTS[sys.argv[1]]()

@@ -4,7 +4,8 @@
     marks       when a seq was reached, one row a minute, so that entries can be kept for hours
     alarms      an asset's alarm states as they stood at the watermark
     snapshots   an asset's rings and life as they stood at `seq`; superseded rows go once newer ones are valid
-    meta        journal id, names of the bundle's inputs, watermark, where the newest valid snapshot begins
+    meta        journal id, names of the bundle's inputs, watermark, pledge, where the newest valid snapshot begins,
+                whether retained states are owed
 
 Owns the numbers, group commit, what is deleted and when, and what happens when the disk is full. The open transaction
 is a list in memory that one executemany writes, so a full disk loses nothing: it is written again. How the file is
@@ -24,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from edge_rul.adapters.journal_file import FILE, lock, open_file, set_aside, suspect
+from edge_rul.adapters.journal_file import FILE, PLEDGE, lock, open_file, set_aside, suspect
 from edge_rul.adapters.journal_reader import decode_key, encode_key
 from edge_rul.config import JournalSettings
 from edge_rul.core.entry import Entry, pack, unpack
@@ -54,7 +55,8 @@ class Journal:
     id: a new one with each new file. last: seq of the newest entry. committed: seq up to which entries are on disk.
     set_aside: where an unusable predecessor was moved, or None; set_aside_why: `corrupt`, or `inputs` where it belongs
     to a bundle with other inputs; set_aside_assets: how many assets it knew, as far as that could be told. full: why
-    nothing more may be taken in, or "".
+    nothing more may be taken in, or "". states_owed: whether the run before ended while the broker lacked retained
+    states, or might have; see `owe_states`. pledged: no answer to an entry above this seq was ever published.
     """
 
     def __init__(
@@ -111,6 +113,9 @@ class Journal:
             newest = int(self._one("SELECT coalesce(max(seq), 0) FROM entries"))
             self.last = self.committed = max(newest, self.watermark, self._valid)
             self.id = str(meta["id"])
+            # A file of before there were pledges: anything may have been published.
+            self.pledged = int(meta.get("pledged", self.last + PLEDGE))
+            self.states_owed = bool(int(meta.get("states_owed", 0)))
         except (KeyError, ValueError, sqlite3.DatabaseError) as e:
             db.close()
             if isinstance(e, sqlite3.OperationalError):
@@ -164,8 +169,9 @@ class Journal:
             return 0.0
         return max(0.0, self._pending_since + self._settings.commit_ms / 1000 - now)
 
-    def commit(self, watermark: int, alarms: Iterable[AlarmRow] = (), *, wall: int) -> bool:
-        """Write the open transaction, the watermark and the alarm rows that it covers. wall: epoch seconds.
+    def commit(self, watermark: int, alarms: Iterable[AlarmRow] = (), *, wall: int, answered: int = 0) -> bool:
+        """Write the open transaction, the watermark and the alarm rows that it covers. wall: epoch seconds. answered:
+        seq from which the pledge is renewed, 0 to leave it.
 
         Returns False, with the reason in `full`, where the disk has no room; nothing is lost, and it may be tried
         again. Raises JournalError for anything else.
@@ -176,7 +182,7 @@ class Journal:
         def write(db: sqlite3.Connection) -> None:
             db.executemany("INSERT INTO entries VALUES (?, ?)", self._pending)
             db.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?)", marks)
-            self._put_watermark(db, watermark, alarms)
+            self._put_watermark(db, watermark, alarms, answered)
 
         self.full = (self._no_room() if self._pending else "") or self._write(write)
         if self.full:
@@ -186,22 +192,40 @@ class Journal:
         self._pending.clear()
         self._pending_since = 0.0
         self.committed = self.last
-        self.watermark = max(self.watermark, watermark)
+        self._put(watermark, answered)
         return True
 
-    def mark(self, watermark: int, alarms: Iterable[AlarmRow] = ()) -> bool:
-        """The watermark, at most `committed`, and its alarm rows without the entries. Returns whether it was written.
+    def mark(self, watermark: int, alarms: Iterable[AlarmRow] = (), *, answered: int = 0) -> bool:
+        """As `commit`, without the entries; the watermark is at most `committed`. Returns whether it was written.
 
         While the disk is full the answers to what was taken in before go on, and what they free has to become free.
         """
-        if self._write(lambda db: self._put_watermark(db, watermark, alarms)):
+        if self._write(lambda db: self._put_watermark(db, watermark, alarms, answered)):
             return False
-        self.watermark = max(self.watermark, watermark)
+        self._put(watermark, answered)
         return True
 
-    def _put_watermark(self, db: sqlite3.Connection, watermark: int, alarms: Iterable[AlarmRow]) -> None:
+    def _put(self, watermark: int, answered: int) -> None:
+        self.watermark = max(self.watermark, watermark)
+        if answered:
+            self.pledged = max(self.pledged, answered + PLEDGE)
+
+    def owe_states(self, owed: bool) -> bool:
+        """Note that retained states have to be published again, or that they were. Returns whether it was written.
+
+        The watermark does not tell: an answer that was given unretained counts as given.
+        """
+        row = ("states_owed", int(owed))
+        if self._write(lambda db: db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)):
+            return False
+        self.states_owed = owed
+        return True
+
+    def _put_watermark(self, db: sqlite3.Connection, watermark: int, alarms: Iterable[AlarmRow], answered: int) -> None:
         if watermark > self.watermark:
             db.execute("UPDATE meta SET value = ? WHERE key = 'watermark'", (watermark,))
+        if answered and answered + PLEDGE > self.pledged:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('pledged', ?)", (answered + PLEDGE,))
         rows = [(encode_key(row.asset), row.blob) for row in alarms]
         db.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?)", rows)
 

@@ -23,6 +23,7 @@ from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, JournalError
 
 SCHEMA_VERSION = 1
 FILE = "journal.db"
+PLEDGE = 2000  # entries beyond those that were answered at a commit that may be answered before the next
 _TABLES = """
 CREATE TABLE entries (seq INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE marks (time INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
@@ -102,7 +103,7 @@ def check_version(path: Path, db: sqlite3.Connection) -> None:
 
 
 def _first_rows() -> tuple[str, ...]:
-    rows = f"('id', '{uuid.uuid4().hex}'), ('watermark', 0), ('snapshot', 0)"
+    rows = f"('id', '{uuid.uuid4().hex}'), ('watermark', 0), ('snapshot', 0), ('pledged', {PLEDGE})"
     return (f"INSERT INTO meta VALUES {rows}",)
 
 

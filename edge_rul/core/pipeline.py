@@ -105,7 +105,7 @@ class Pipeline:
         self._builder = Builder(max_batch, window, len(model.inputs))
         self._answered = 0  # entries up to here were answered before a restart, and are not again
         self._catch_up = 0  # entries up to here came before a restart
-        self._touched: set[Asset] = set()  # assets that were answered while catching up
+        self._retained: dict[str, Message] = {}  # topic -> the newest that went out unretained while catching up
         self._restored: dict[Asset, int] = {}  # asset -> seq of the snapshot that it was restored from
         self.applied = 0  # seq of the newest entry applied
         self.counts: Counter[str] = Counter()
@@ -132,14 +132,20 @@ class Pipeline:
         """
         self.applied, self._answered, self._catch_up = replay_from, answered, catch_up
 
-    def caught_up(self) -> list[Asset]:
-        """Assets whose retained states have to go out once more, once all entries before the restart are applied."""
-        if self.applied < self._catch_up:
+    @property
+    def catching_up(self) -> bool:
+        """Whether entries up to `catch_up` are still to be answered."""
+        return self._catch_up > 0 and (self.applied < self._catch_up or not self.idle)
+
+    def caught_up(self) -> list[Message]:
+        """Once, when it is not `catching_up` any more: the retained states that have to go out once more."""
+        if self.catching_up:
             return []
         self._catch_up = 0
-        touched, self._touched = list(self._touched), set()
+        messages = list(self._retained.values())
+        self._retained.clear()
         self._restored.clear()
-        return touched
+        return messages
 
     def restore(self, asset: Asset, seq: int, state: bytes) -> None:
         """Take an asset's state as it stood at `seq`. Raises ValueError where it does not fit program or bundle."""
@@ -244,8 +250,8 @@ class Pipeline:
         self.counts["predictions"] += 1
         self.counts["revisions"] += due.revision > 0
         done.answers.append(Answered(due.asset, prediction, due.newest))
-        newest = due.newest and self._retained(due)
-        done.messages.append(self._outgoing.prediction(due.asset, prediction, newest=newest, seq=due.seq))
+        message = self._outgoing.prediction(due.asset, prediction, newest=due.newest, seq=due.seq)
+        done.messages.append(self._in_order(message))
         if due.alarm:
             probabilities = prediction.health.probabilities
             changes = self.alarms.predicted(due.asset, due.life, due.cycle, due.time, prediction.rul, probabilities)
@@ -254,18 +260,18 @@ class Pipeline:
     def _changed(self, done: Completed, step: Due | NewLife, changes: list[Change]) -> None:
         if changes:
             done.changes += changes
-            messages = self._messages(changes, step.seq)
-            if not self._retained(step):
-                messages = [msgspec.structs.replace(message, retain=False) for message in messages]
-            done.messages.extend(messages)
+            done.messages.extend(self._in_order(message) for message in self._messages(changes, step.seq))
             done.alarms.append(AlarmRow(step.seq, step.asset, self.alarms.dump(step.asset)))
 
-    def _retained(self, step: Due | NewLife) -> bool:
-        """Whether what comes of the step may be retained; while catching up the asset is noted for later instead."""
-        if step.seq > self._catch_up:
-            return True
-        self._touched.add(step.asset)
-        return False
+    def _in_order(self, message: Message) -> Message:
+        """The message, unretained while catching up: it is kept for later then, until a newer one takes its place."""
+        if not message.retain:
+            return message
+        if message.seq > self._catch_up:
+            self._retained.pop(message.topic, None)
+            return message
+        self._retained[message.topic] = message
+        return msgspec.structs.replace(message, retain=False)
 
     def _messages(self, changes: list[Change], seq: int) -> list[Message]:
         return [message for change in changes for message in self._outgoing.alarm(change, seq)]

@@ -9,16 +9,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import chaos_alarms
 import chaos_faults
 import chaos_witness
 import mqtt_proxy
 import numpy as np
 import pytest
+from chaos_alarms import Event, Step
 from chaos_field import connect_packet, publish_packet
-from chaos_witness import Key
+from chaos_witness import Answer, Key
 from conftest import ROOT, absent
+from core.test_pipeline import OUTGOING
+from hypothesis import given
+from hypothesis import strategies as st
 
+from edge_rul.core.alarm import Alarms, Change, RulAlarm
 from edge_rul.core.normalise import Array
+from edge_rul.core.topic import Asset
 
 
 def run_chaos(data: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -33,6 +40,8 @@ def run_chaos(data: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
 def test_two_minutes_of_kills_outages_cuts_and_full_disks_lose_nothing(data_dir: Path) -> None:
     code, counts, told = run_chaos(data_dir, "--seconds", "120", "--seed", "13")
     assert (code, counts["missing"], counts["wrong"], counts["daemon_exits"]) == (0, 0, 0, 0), told
+    assert (counts["events_missing"], counts["events_wrong"], counts["retained_wrong"]) == (0, 0, 0), told
+    assert counts["events"] > 20, told
     assert counts["daemon_kills"] >= 10
     assert counts["broker_stops"] + counts["broker_kills"] >= 5
     assert counts["predicted"] > 1000, told  # or there was nothing to lose
@@ -70,6 +79,52 @@ def test_the_oracle_slides_over_what_was_acknowledged_within_a_life() -> None:
         Key("a", 0, 5): 11.0,
         Key("b", 0, 3): 6.0,
     }
+
+
+@given(lives=st.lists(st.lists(st.floats(100, 125), max_size=12), min_size=1, max_size=3))
+def test_the_plain_account_of_an_alarm_is_the_daemon_s(lives: list[list[float]]) -> None:
+    """Two programs of one rule, written apart: each finds the other's mistakes."""
+    rule = RulAlarm(
+        name=chaos_alarms.NAME,
+        below=chaos_alarms.BELOW,
+        deadband=chaos_alarms.DEADBAND,
+        on_delay=chaos_alarms.ON_DELAY,
+        off_delay=chaos_alarms.OFF_DELAY,
+    )
+    alarms, asset = Alarms([rule]), Asset("engine-001", (("line", "A"),))
+    steps: list[Step] = []
+    changes: list[Change] = []
+    for life, ruls in enumerate(lives):
+        steps.append(Step(life, 1, None))
+        changes += alarms.new_life(asset, life, 1, None)
+        for cycle, rul in enumerate(ruls, 30):
+            steps.append(Step(life, cycle, rul))
+            changes += alarms.predicted(asset, life, cycle, None, rul, {})
+    events, state = chaos_alarms.expected("A/engine-001", steps)
+    said = [json.loads(m.payload) for change in changes for m in OUTGOING.alarm(change, 0) if m.topic.endswith("/e")]
+    assert {e["id"]: Event(e["life"], e["cycle"], e["event"], e["value"]) for e in said} == events
+    assert state == ([change.status.state.value for change in changes] or ["normal"])[-1]
+
+
+def test_an_event_that_is_missing_or_says_something_else_is_found() -> None:
+    right = {"a": Event(0, 1, "raised", 9.0), "b": Event(0, 2, "cleared", 11.0)}
+    said = {"a": {right["a"], Event(0, 1, "raised", 8.0)}, "c": {Event(0, 3, "raised", 9.0)}}
+    assert chaos_alarms.compare(right, said) == (["b"], ["a", "c"])
+    assert chaos_alarms.compare(right, {id_: {event} for id_, event in right.items()}) == ([], [])
+
+
+def test_alarms_move_with_first_answers_to_new_cycles_alone() -> None:
+    witness = chaos_witness.Witness()
+    witness.acknowledged = {Key("x", life, cycle) for life in (0, 1) for cycle in (1, 2, 3, 4)}
+    for cycle, revision, rul in ((2, 0, 20.0), (4, 0, 40.0), (3, 0, 30.0), (4, 1, 41.0)):  # 3 came late
+        witness.answers[Key("x", 0, cycle)].append(Answer(revision, rul, True))
+    witness.answers[Key("y", 0, 9)].append(Answer(0, 1.0, True))
+    assert chaos_witness.alarm_steps("x", witness) == [
+        Step(0, 1, None),
+        Step(0, 2, 20.0),
+        Step(0, 4, 40.0),
+        Step(1, 1, None),
+    ]
 
 
 class Heard:
