@@ -14,16 +14,20 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from edge_rul.core.features import Feature, Readings
 from edge_rul.core.interval import IntervalTable
-from edge_rul.core.normalise import Array, ZScore
+from edge_rul.core.normalise import Array, Index, Normaliser
+from edge_rul.core.smooth import Smoothing
+from edge_rul.core.transform import Transform, plain
 from edge_rul.errors import BundleError
 
 SCHEMA = "edge-rul/bundle/1"
@@ -33,14 +37,23 @@ WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.safetensors"
 
 
-class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One input of the model. low, high: least and greatest value in training, in `unit`."""
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One number that a reading brings, in the order in which a payload may list them.
+
+    low, high: least and greatest value in training, in `unit`
+    valid:     the range beyond which a value is an error of the sensor, and as good as missing
+    missing:   what a reading without this input is: rejected, or held, where the value before stands in
+    max_hold:  readings in a row that it may be held within a window that is to be answered; None sets no limit
+    """
 
     name: str
     unit: str
     description: str
     low: float
     high: float
+    valid: tuple[float, float] | None = None
+    missing: Literal["reject", "hold"] = "reject"
+    max_hold: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class HealthClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,15 +93,19 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: int
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything about a bundle that a person or the daemon has to know. All numbers in raw units."""
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Everything about a bundle that a person or the daemon has to know. All numbers in raw units.
+
+    features: what the model sees of the inputs, in its order; every input as it is, where left out. smooth: along the
+    window's time, after the normaliser.
+    """
 
     schema: str
     name: str
     description: str
     inputs: list[Input]
     window: int
-    normaliser: ZScore
+    normaliser: Normaliser
     rul: Rul
     classes: list[HealthClass]
     network: Network
@@ -97,6 +114,26 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validation: dict[str, Any]  # metrics on validation lives; never test figures
     files: dict[str, FileRecord]
     interval: IntervalTable | None = None  # how far the true RUL may lie from the predicted one; None: not calibrated
+    features: list[Feature] | None = None
+    smooth: Smoothing | None = None
+
+    @property
+    def seen(self) -> list[Feature]:
+        """What the model sees."""
+        return plain([i.name for i in self.inputs]) if self.features is None else self.features
+
+    @property
+    def transform(self) -> Transform:
+        """The way from raw windows to the network's input."""
+        return Transform(
+            [i.name for i in self.inputs],
+            low=[i.low for i in self.inputs],
+            high=[i.high for i in self.inputs],
+            features=self.features,
+            normaliser=self.normaliser,
+            smoothing=self.smooth,
+            window=self.window,
+        )
 
     def __post_init__(self) -> None:
         names = [i.name for i in self.inputs]
@@ -106,8 +143,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (self.window < 1, f"window is {self.window}, expected at least 1"),
             (self.rul.max <= 0, f"rul.max is {self.rul.max}, expected above 0"),
             (
-                not len(names) == self.network.c_in == len(self.normaliser.mean),
-                f"{len(names)} inputs, normaliser for {len(self.normaliser.mean)}, network.c_in {self.network.c_in}",
+                not len(self.seen) == self.network.c_in == self.normaliser.width,
+                f"{len(self.seen)} features, normaliser for {self.normaliser.width}, network.c_in {self.network.c_in}",
             ),
             (
                 len(self.classes) != self.network.num_classes,
@@ -122,14 +159,29 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for bad, problem in wrong:
             if bad:
                 raise ValueError(problem)
+        self.transform  # noqa: B018 - raises ValueError where features or normaliser name an input that is not there
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """windows (N, T, F) raw readings; rul (N,) in the bundle's unit and logits (N, C), as the trained model answers."""
+    """windows (N, T, F) raw readings; rul (N,) in the bundle's unit and logits (N, C), as the trained model answers.
+
+    before, elapsed: of a model that sees changes, as in `Readings`.
+    """
 
     windows: Array
     rul: Array
     logits: Array
+    before: Array | None = None
+    elapsed: Index | None = None
+
+    @property
+    def readings(self) -> Readings:
+        return Readings(self.windows, self.before, self.elapsed)
+
+    @property
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """By name, as they lie in the file."""
+        return {name: array for name, array in msgspec.structs.asdict(self).items() if array is not None}
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -139,6 +191,11 @@ class Bundle(msgspec.Struct, frozen=True):
     manifest: Manifest
     sha256: str
     golden: Golden
+
+    @property
+    def golden_inputs(self) -> Array:
+        """(N, T, C_in) the golden windows as an engine gets them."""
+        return self.manifest.transform.apply(self.golden.readings).x
 
     @property
     def graph(self) -> Path:
@@ -196,20 +253,22 @@ def _golden(path: Path, manifest: Manifest) -> Golden:
     except SafetensorError as e:
         raise _error(path, f"is not a safetensors file: {e}") from e
     n = len(tensors["windows"]) if "windows" in tensors else 0
-    expected = {
-        "windows": (n, manifest.window, len(manifest.inputs)),
-        "rul": (n,),
-        "logits": (n, len(manifest.classes)),
-    }
+    windows = (n, manifest.window, len(manifest.inputs))
+    expected = {"windows": windows, "rul": (n,), "logits": (n, len(manifest.classes))}
+    if manifest.transform.changes:
+        expected |= {"before": windows, "elapsed": (n, manifest.window, 2)}
     found = {name: t.shape for name, t in tensors.items()}
     if found != expected or n == 0:
         raise _error(path, f"holds {found}, expected {expected} with at least one window")
+    elapsed = tensors.pop("elapsed", None)
     if any(t.dtype != np.float32 or not np.isfinite(t).all() for t in tensors.values()):
         raise _error(path, "holds values that are not finite float32")
-    return Golden(tensors["windows"], tensors["rul"], tensors["logits"])
+    if elapsed is not None and elapsed.dtype != np.int64:
+        raise _error(path, f"holds elapsed in {elapsed.dtype}, expected int64")
+    return Golden(**tensors, elapsed=elapsed)
 
 
-def _tensors(arrays: dict[str, Array]) -> bytes:
+def _tensors(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     # safetensors writes an array's memory as it lies, so an array in another order would come back scrambled.
     # (np.ascontiguousarray would do too, but gives a scalar, such as BatchNorm's batch counter, a dimension.)
     return save_tensors({name: np.asarray(array, order="C") for name, array in sorted(arrays.items())})
@@ -234,7 +293,7 @@ def write(
     contents = {
         GRAPH: graph,
         WEIGHTS: _tensors(weights),
-        GOLDEN: _tensors({"windows": golden.windows, "rul": golden.rul, "logits": golden.logits}),
+        GOLDEN: _tensors(golden.tensors),
     }
     files = {name: FileRecord(_sha256(data), len(data)) for name, data in contents.items()}
     try:

@@ -10,6 +10,7 @@ an export is. How rows are written and read stands in `lookback_file`. Must not 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -26,8 +27,8 @@ from edge_rul.adapters.journal_reader import read_journal
 from edge_rul.bundle import Bundle
 from edge_rul.config import WindowSettings, load_settings
 from edge_rul.core.batch import Due
+from edge_rul.core.features import Readings
 from edge_rul.core.life import Lives
-from edge_rul.core.normalise import Array, outside
 from edge_rul.core.outgoing import iso
 from edge_rul.core.payload import Reading, Reset
 from edge_rul.core.prediction import Prediction, predict
@@ -60,20 +61,25 @@ class Scorer:
     def __init__(self, bundle: Bundle, engine: Engine, windows: WindowSettings, journal: str = "") -> None:
         manifest = bundle.manifest
         self._engine = engine
-        self._normaliser = manifest.normaliser
-        self._low = np.array([i.low for i in manifest.inputs], np.float32)
-        self._high = np.array([i.high for i in manifest.inputs], np.float32)
+        self._transform = manifest.transform
         late = manifest.window if windows.max_late is None else windows.max_late
-        self._sizes = {"max_late": late, "max_gap": windows.max_gap}
-        self._shape = manifest.window, len(manifest.inputs)
+        self._rings = functools.partial(
+            Rings,
+            manifest.window,
+            len(manifest.inputs),
+            max_late=late,
+            max_gap=windows.max_gap,
+            max_hold=[i.max_hold for i in manifest.inputs],
+            changes=self._transform.changes,
+        )
         self._model = model_of(bundle, engine, journal)
         self.begin()
 
     def begin(self) -> None:
         """Forget the asset."""
-        self.lives = Lives(Rings(*self._shape, **self._sizes), 1)
+        self.lives = Lives(self._rings(), 1)
         self._rows: dict[tuple[int, int], Row] = {}  # by life and cycle
-        self._due: list[tuple[Due, Array]] = []
+        self._due: list[tuple[Due, Readings]] = []
 
     def answer(self, rows: Iterable[Row]) -> None:
         """Put further revisions of these rows' answers into them."""
@@ -95,7 +101,7 @@ class Scorer:
             self._rows[applied.life, entry.cycle] = rows[-1]
             for answer in applied.answers:
                 due = Due.of(seq, entry.asset, applied.life, answer, alarm=False)
-                self._due.append((due, answer.window.values))
+                self._due.append((due, answer.window.readings))
                 if len(self._due) >= self._engine.max_batch:
                     self._score()
         self._score()
@@ -104,14 +110,13 @@ class Scorer:
     def _score(self) -> None:
         if not self._due:
             return
-        raw = np.stack([window for _, window in self._due])  # (B, T, F)
-        rul, logits = self._engine.infer(self._normaliser.apply(raw))
-        beyond = outside(raw[:, -1], self._low, self._high)  # (B, F)
+        done = self._transform.apply(self._transform.gather([window for _, window in self._due]))
+        rul, logits = self._engine.infer(done.x)
         for index, (due, _) in enumerate(self._due):
             row = self._rows.get((due.life, due.cycle))  # None: its reading is no longer kept
             if row is not None:
                 answer = float(rul[index]), logits[index]
-                row.prediction = predict(due, *answer, beyond[index], iso(due.time), self._model)
+                row.prediction = predict(due, *answer, done.marks[index], iso(due.time), self._model)
         self._due.clear()
 
 

@@ -56,6 +56,8 @@ def columns(rows: list[Row], bundle: Bundle) -> Columns:
     found["held"] = [p and p.quality.held for p in answers]
     found["missing_cycles"] = [p and p.quality.missing_cycles for p in answers]
     found["outside"] = [p and " ".join(p.quality.outside) for p in answers]
+    found["unknown_condition"] = [p and p.quality.unknown_condition for p in answers]
+    found["unknown_change"] = [p and p.quality.unknown_change for p in answers]
     found["bundle"] = [p and f"{p.bundle.name}@{p.bundle.sha256[:12]}" for p in answers]
     found["journal"] = [p and p.journal for p in answers]
     return found

@@ -98,9 +98,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
     return Pipeline(
         model=model_of(bundle, engine, journal),
         window=manifest.window,
-        normaliser=manifest.normaliser,
-        low=[i.low for i in manifest.inputs],
-        high=[i.high for i in manifest.inputs],
+        transform=manifest.transform,
         decoder=build_decoder(settings, bundle),
         outgoing=outgoing,
         rules=list(settings.alarms),
@@ -108,6 +106,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         max_assets=settings.limits.assets,
         max_late=settings.windows.max_late,
         max_gap=settings.windows.max_gap,
+        max_hold=[i.max_hold for i in manifest.inputs],
     )
 
 

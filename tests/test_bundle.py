@@ -171,7 +171,7 @@ def test_no_directory_and_no_bundle_are_told_apart(tmp_path: Path) -> None:
         (lambda m: m.update(schema="edge-rul/bundle/2"), "schema is 'edge-rul/bundle/2', this version reads"),
         (lambda m: m.update(window="5"), r"\$.window"),
         (lambda m: m.update(window=0), "window is 0, expected at least 1"),
-        (lambda m: m["inputs"].pop(), "2 inputs, normaliser for 3, network.c_in 3"),
+        (lambda m: m["inputs"].pop(), "2 features, normaliser for 3, network.c_in 3"),
         (lambda m: m["normaliser"]["mean"].pop(), "mean has 2 numbers and std 3"),
         (lambda m: m["normaliser"].update(std=[1, 0, -1]), "not negative"),
         (lambda m: m["normaliser"].update(kind="minmax"), r"\$.normaliser"),

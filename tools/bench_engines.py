@@ -84,7 +84,7 @@ def candidates(
         found[BASELINE] = TorchEngine(bundle, max_batch=largest, threads=threads)
         try:
             compiled = TorchEngine(bundle, max_batch=largest, threads=threads, compiled=True)
-            compiled.infer(np.zeros((2, bundle.manifest.window, len(bundle.manifest.inputs)), np.float32))
+            compiled.infer(np.zeros((2, bundle.manifest.window, bundle.manifest.network.c_in), np.float32))
             found["torch compiled"] = compiled
         except Exception as e:  # its compiler needs a C++ toolchain, and says so in many ways
             say(f"torch compiled: {str(e).splitlines()[0] if str(e) else e!r}")
@@ -144,7 +144,7 @@ def lone_cpu(engine: Engine, x: Array) -> float:
 def rows(
     bundle: Bundle, batches: list[int], seconds: float, threads: int, wanted: list[str], say: Callable[[str], None]
 ) -> Any:
-    golden = bundle.manifest.normaliser.apply(bundle.golden.windows)
+    golden = bundle.golden_inputs
     engines = candidates(bundle, max(batches), threads, wanted, say)
     top = peak(threads)
     result = []

@@ -25,6 +25,7 @@ from chaos_alarms import Event, Step
 from mqtt_proxy import Link, Publish
 
 from edge_rul import bundle as bundles
+from edge_rul.core.features import Readings
 from edge_rul.core.normalise import Array
 from edge_rul.training.evaluate import load_table, predict_windows
 
@@ -159,7 +160,7 @@ def judge(
         sorted(witness.acknowledged),
         lambda key: table.inputs[rows[key.asset, key.cycle]],
         bundle.manifest.window,
-        lambda windows: predict_windows(bundle, windows)[0],
+        lambda windows: predict_windows(bundle, Readings(windows))[0],
     )
     unanswered = [key for key in right if key not in witness.answers]
     wrong: list[tuple[Key, float, float | None]] = []

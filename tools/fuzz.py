@@ -26,6 +26,7 @@ import numpy as np
 
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
 from edge_rul.core.entry import pack, unpack
+from edge_rul.core.features import Feature
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Outgoing
 from edge_rul.core.payload import Decoder, Reading
@@ -33,6 +34,7 @@ from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.core.tail import Numbered, Tail
 from edge_rul.core.topic import Template
+from edge_rul.core.transform import Transform
 from edge_rul.errors import EXIT_FOUND, EXIT_OK
 
 NOW = 1_767_225_600_000
@@ -76,11 +78,16 @@ def make_pipeline() -> Pipeline:
     """Everything that a message can reach is on: two topics, one without the asset's name, holding, gaps, alarms."""
     asset, line = "{asset}", "{line}"
     return Pipeline(
-        model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad"), ("p", "q")),
+        model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad")),
         window=3,
-        normaliser=ZScore(mean=[10.0, 0.0], std=[2.0, 1.0]),
-        low=[0.0, 0.0],
-        high=[100.0, 1.0],
+        transform=Transform(
+            ["p", "q"],
+            low=[0.0, 0.0],
+            high=[100.0, 1.0],
+            features=[Feature("p", "p"), Feature("q", "q", change="cycle")],
+            normaliser=ZScore(mean=[10.0, 0.0], std=[2.0, 1.0]),
+            window=3,
+        ),
         decoder=Decoder(
             INPUTS,
             [Template(f"plant/{line}/{asset}/cycle"), Template(f"batch/{line}")],

@@ -79,7 +79,7 @@ def cost(bundle: Bundle, data: Path, say: Callable[[str], None]) -> list[dict[st
     table = load_table(bundle, data, "test")
     ends, every = last_windows(table, m.window), full_windows(table, m.window)
     true = labels(ends, m.rul.max, m.classes)
-    x_ends, x_every = m.normaliser.apply(ends.raw()), m.normaliser.apply(every.raw())
+    x_ends, x_every = (m.transform.apply(w.readings(before=m.transform.changes)).x for w in (ends, every))
 
     def row(label: str, precision: str, infer: Infer, exact: tuple[Array, Array] | None) -> dict[str, Any]:
         report = scores(*infer(x_ends), true.rul, true.health)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import deque
 
 import msgspec
-import numpy as np
 
 from edge_rul.core.dead_letter import DeadLetter
+from edge_rul.core.features import Readings
 from edge_rul.core.life import Answer
-from edge_rul.core.normalise import Array, ZScore, outside
+from edge_rul.core.normalise import Array
 from edge_rul.core.topic import Asset
+from edge_rul.core.transform import Marks, Transform
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -77,15 +78,15 @@ Step = Due | NewLife | Letter
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What the pipeline yields. x: (B, T, F) float32, normalised, a buffer that the next batch will not touch.
+    """What the pipeline yields. x: (B, T, C) float32, transformed, a buffer that the next batch will not touch.
 
-    steps: what happened, in order of seq; the b-th Due among them owns x[b]. outside: (B, F) which inputs of the last
-    reading lie beyond the training range. upto: the seq that this batch answers, with all that came before.
+    steps: what happened, in order of seq; the b-th Due among them owns x[b] and marks[b]. upto: the seq that this batch
+    answers, with all that came before.
     """
 
     x: Array
     steps: list[Step]
-    outside: np.typing.NDArray[np.bool_]
+    marks: list[Marks]
     upto: int
 
     @property
@@ -96,10 +97,10 @@ class Batch(msgspec.Struct, frozen=True):
 class Builder:
     """Gathers steps and gives them out in batches of at most `size` windows."""
 
-    def __init__(self, size: int, window: int, inputs: int) -> None:
+    def __init__(self, size: int, transform: Transform) -> None:
         self._size = size
-        self._shape = (window, inputs)
-        self._steps: deque[tuple[Step, Array | None]] = deque()
+        self._transform = transform
+        self._steps: deque[tuple[Step, Readings | None]] = deque()
         self._windows = 0
 
     @property
@@ -110,8 +111,8 @@ class Builder:
     def empty(self) -> bool:
         return not self._steps
 
-    def add(self, step: Step, window: Array | None = None) -> None:
-        """window: (T, F) raw, of a Due. One late reading may add more than a batch; the rest stays for the next."""
+    def add(self, step: Step, window: Readings | None = None) -> None:
+        """window: (T,) of a Due. One late reading may add more than a batch; the rest stays for the next."""
         self._steps.append((step, window))
         self._windows += window is not None
 
@@ -125,7 +126,7 @@ class Builder:
                     dropped[step.asset] = dropped.get(step.asset, 0) + 1
                 if step.asset not in newest or step.newest:
                     newest[step.asset] = step
-        kept: deque[tuple[Step, Array | None]] = deque()
+        kept: deque[tuple[Step, Readings | None]] = deque()
         for step, window in self._steps:
             if not isinstance(step, Due):
                 kept.append((step, window))
@@ -136,17 +137,17 @@ class Builder:
         self._steps = kept
         return sum(dropped.values())
 
-    def take(self, normaliser: ZScore, low: Array, high: Array, applied: int) -> Batch:
-        """The next batch, normalised. low, high: (F,) training range. applied: seq of the newest entry applied."""
+    def take(self, applied: int) -> Batch:
+        """The next batch, transformed. applied: seq of the newest entry applied."""
         steps: list[Step] = []
-        windows: list[Array] = []
+        windows: list[Readings] = []
         while self._steps and (self._steps[0][1] is None or len(windows) < self._size):
             step, window = self._steps.popleft()
             steps.append(step)
             if window is not None:
                 windows.append(window)
         self._windows -= len(windows)
-        raw = np.array(windows, np.float32).reshape(-1, *self._shape)  # (B, T, F)
         # An entry whose windows did not all fit is answered by the batch that holds its last one.
         upto = self._steps[0][0].seq - 1 if self._steps else applied
-        return Batch(normaliser.apply(raw), steps, outside(raw[:, -1], low, high), upto)
+        done = self._transform.apply(self._transform.gather(windows))
+        return Batch(done.x, steps, done.marks, upto)

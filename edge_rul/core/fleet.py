@@ -252,7 +252,8 @@ def _quality(record: Record) -> int | None:
     if record.answer is None:
         return None
     quality = record.answer.quality
-    return quality.held + quality.missing_cycles + len(quality.outside)
+    doubts = quality.held, quality.missing_cycles, quality.unknown_condition, quality.unknown_change
+    return sum(doubts) + len(quality.outside)
 
 
 # What is sorted by, but urgency; None where a record lacks it, which puts it behind all others in either direction.

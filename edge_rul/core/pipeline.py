@@ -15,20 +15,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
-import numpy as np
 
 from edge_rul.core import dead_letter
 from edge_rul.core.alarm import Alarms, Change, Rule
-from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Step
+from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife
 from edge_rul.core.dead_letter import Refused
 from edge_rul.core.entry import Entry
 from edge_rul.core.life import Lives
-from edge_rul.core.normalise import Array, ZScore
+from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message, Outgoing, iso
 from edge_rul.core.payload import Decoded, Decoder, Reading, Reset
 from edge_rul.core.prediction import Model, Prediction, predict
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
+from edge_rul.core.transform import Marks, Transform
 from edge_rul.core.window import Rings
 from edge_rul.errors import Reason
 
@@ -79,9 +79,7 @@ class Pipeline:
         *,
         model: Model,
         window: int,
-        normaliser: ZScore,
-        low: Sequence[float],
-        high: Sequence[float],
+        transform: Transform,
         decoder: Decoder,
         outgoing: Outgoing,
         rules: list[Rule],
@@ -89,20 +87,25 @@ class Pipeline:
         max_assets: int = 10_000,
         max_late: int | None = None,
         max_gap: int = 0,
+        max_hold: Sequence[int | None] = (),
     ) -> None:
         """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
-        row that may be held."""
+        row that may be held. max_hold: for each input, readings in a row for which a window may hold it."""
         self._model = model
-        self._normaliser = normaliser
-        self._low = np.asarray(low, np.float32)
-        self._high = np.asarray(high, np.float32)
         self._decoder = decoder
         self._outgoing = outgoing
         late = window if max_late is None else max_late
-        self._rings = Rings(window, len(model.inputs), max_late=late, max_gap=max_gap)
+        self._rings = Rings(
+            window,
+            len(transform.inputs),
+            max_late=late,
+            max_gap=max_gap,
+            max_hold=max_hold,
+            changes=transform.changes,
+        )
         self.lives = Lives(self._rings, max_assets)
         self.alarms = Alarms(rules)
-        self._builder = Builder(max_batch, window, len(model.inputs))
+        self._builder = Builder(max_batch, transform)
         self._answered = 0  # entries up to here were answered before a restart, and are not again
         self._catch_up = 0  # entries up to here came before a restart
         self._retained: dict[str, Message] = {}  # topic -> the newest that went out unretained while catching up
@@ -167,7 +170,7 @@ class Pipeline:
             return None
         if latest:
             self.counts["skipped"] += self._builder.keep_latest()
-        return self._builder.take(self._normaliser, self._low, self._high, self.applied)
+        return self._builder.take(self.applied)
 
     def _take(self, seq: int, entry: Entry) -> None:
         if isinstance(entry, Refused):
@@ -204,7 +207,7 @@ class Pipeline:
         for answer in applied.answers:
             first = answer.newest and answer.revision == 0
             due = Due.of(seq, reading.asset, applied.life, answer, alarm=first)
-            self._builder.add(due, answer.window.values)
+            self._builder.add(due, answer.window.readings)
 
     def again(self, assets: Iterable[Asset]) -> Batch:
         """The newest windows of `assets`, to publish once more for a broker that has forgotten them.
@@ -214,8 +217,8 @@ class Pipeline:
         for asset in assets:
             if (found := self.lives.newest(asset)) is not None:
                 life, answer = found
-                self._builder.add(Due.of(self.applied, asset, life, answer, alarm=False), answer.window.values)
-        return self._builder.take(self._normaliser, self._low, self._high, self.applied)
+                self._builder.add(Due.of(self.applied, asset, life, answer, alarm=False), answer.window.readings)
+        return self._builder.take(self.applied)
 
     def alarm_states(self, asset: Asset) -> list[Message]:
         """The asset's alarms as they stand, to publish once more."""
@@ -227,23 +230,25 @@ class Pipeline:
         done = Completed([], [])
         index = 0
         for step in batch.steps:
-            if done.unsettled is None and not _settled(step):
-                done.unsettled = step.seq
             if isinstance(step, Due):
-                self._answer(done, step, float(rul[index]), logits[index], batch.outside[index])
+                marks = batch.marks[index]
+                settled = _settled(step, marks)
+                self._answer(done, step, float(rul[index]), logits[index], marks)
                 index += 1
             elif isinstance(step, Letter):
+                settled = step.settled
                 messages = self._outgoing.dead_letter(step.letter, step.seq)
                 self.counts["dead_letters"] += len(messages)
                 done.messages += messages
             else:
+                settled = False
                 self._changed(done, step, self.alarms.new_life(step.asset, step.life, step.cycle, step.time))
+            if done.unsettled is None and not settled:
+                done.unsettled = step.seq
         return done
 
-    def _answer(
-        self, done: Completed, due: Due, rul: float, logits: Array, outside: np.typing.NDArray[np.bool_]
-    ) -> None:
-        prediction = predict(due, rul, logits, outside, iso(due.time), self._model)
+    def _answer(self, done: Completed, due: Due, rul: float, logits: Array, marks: Marks) -> None:
+        prediction = predict(due, rul, logits, marks, iso(due.time), self._model)
         if prediction is None:
             self.dropped[Reason.ENGINE_NOT_FINITE] += 1
             return
@@ -277,8 +282,7 @@ class Pipeline:
         return [message for change in changes for message in self._outgoing.alarm(change, seq)]
 
 
-def _settled(step: Step) -> bool:
-    """Whether the step is the same in whatever order its asset's readings came: T consecutive, complete cycles."""
-    if isinstance(step, Letter):
-        return step.settled
-    return isinstance(step, Due) and step.newest and not (step.revision or step.missing or step.held)
+def _settled(due: Due, marks: Marks) -> bool:
+    """Whether it is the same in whatever order its asset's readings came: T consecutive, complete cycles, after another
+    one where its first change counts from there."""
+    return due.newest and not (due.revision or due.missing or due.held or marks.unknown_change)

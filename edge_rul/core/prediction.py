@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from edge_rul.core.batch import Due
 from edge_rul.core.interval import IntervalTable
 from edge_rul.core.normalise import Array
+from edge_rul.core.transform import Marks
 
 _DECIMALS = 5  # of what is published: below the 1e-4 to which one machine repeats itself
 
@@ -44,7 +44,6 @@ class Model(msgspec.Struct, frozen=True):
     journal: str
     rul_unit: str
     classes: tuple[str, ...]
-    inputs: tuple[str, ...]
     max_rul: float = float("inf")
     interval: IntervalTable | None = None
 
@@ -58,7 +57,8 @@ class Health(msgspec.Struct, frozen=True, rename={"name": "class"}):
 
 class Interval(msgspec.Struct, frozen=True):
     """What `rul_low` and `rul_high` are worth. level: the share of windows whose RUL lay between them where the bundle
-    was calibrated. reliable: false where inputs lie outside what training saw, so that the level says nothing.
+    was calibrated. reliable: false where inputs or an operating condition lie outside what training saw: the
+    level then says nothing.
     """
 
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -66,11 +66,13 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """How far the window can be trusted. Uncertain: any of held, missing_cycles and outside is not empty.
+    """How far the window can be trusted. Uncertain: any of the others but `skipped` is not empty.
 
     held: values of the window that were missing and taken from the reading before. missing_cycles: cycles that never
     came between the window's first and last. outside: inputs of the last reading beyond what training saw. skipped: due
     windows of the asset that were not answered before this one, since the daemon lagged; no fault of the window.
+    unknown_condition: readings of the window far from every operating condition of training, in whose place the one
+    before stands. unknown_change: readings with a change that is not known and taken as 0: a life's first, mostly.
     """
 
     state: Literal["good", "uncertain"]
@@ -78,6 +80,8 @@ class Quality(msgspec.Struct, frozen=True):
     missing_cycles: Annotated[int, msgspec.Meta(ge=0)]
     outside: list[str]
     skipped: Annotated[int, msgspec.Meta(ge=0)]
+    unknown_condition: Annotated[int, msgspec.Meta(ge=0)] = 0
+    unknown_change: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,18 +127,15 @@ def softmax(logits: Array) -> Array:
     return result
 
 
-def predict(
-    due: Due, rul: float, logits: Array, outside: npt.NDArray[np.bool_], ts: str | None, model: Model
-) -> Prediction | None:
+def predict(due: Due, rul: float, logits: Array, marks: Marks, ts: str | None, model: Model) -> Prediction | None:
     """The prediction of one window, or None where the engine's answer is not finite.
 
-    rul: in the model's unit. logits: (C,). outside: (F,) which inputs lie beyond the training range. ts: of `due.time`.
+    rul: in the model's unit. logits: (C,). ts: of `due.time`.
     """
     if not (np.isfinite(rul) and np.isfinite(logits).all()):
         return None
     probabilities = softmax(logits)  # (C,)
-    beyond = [model.inputs[i] for i in np.flatnonzero(outside)]
-    uncertain = due.held or due.missing or beyond
+    uncertain = due.held or due.missing or marks != Marks()
     return Prediction(
         schema="edge-rul/prediction/1",
         asset=due.asset.name,
@@ -145,12 +146,20 @@ def predict(
         ts=ts,
         rul=max(0.0, round(float(rul), _DECIMALS)),
         rul_unit=model.rul_unit,
-        **_interval(rul, model, reliable=not beyond),
+        **_interval(rul, model, reliable=not (marks.outside or marks.unknown_condition)),
         health=Health(
             model.classes[int(probabilities.argmax())],
             {name: round(float(p), _DECIMALS) for name, p in zip(model.classes, probabilities, strict=True)},
         ),
-        quality=Quality("uncertain" if uncertain else "good", due.held, due.missing, beyond, due.skipped),
+        quality=Quality(
+            state="uncertain" if uncertain else "good",
+            held=due.held,
+            missing_cycles=due.missing,
+            outside=marks.outside,
+            skipped=due.skipped,
+            unknown_condition=marks.unknown_condition,
+            unknown_change=marks.unknown_change,
+        ),
         bundle=model.bundle,
         engine=model.engine,
         journal=model.journal,

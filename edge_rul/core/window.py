@@ -8,11 +8,13 @@ their order of arrival. Rows are numbers; which asset a row belongs to, and whet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from edge_rul.core.normalise import Array
+from edge_rul.core.features import Readings
+from edge_rul.core.normalise import Array, Index
 
 _FIRST_ROWS = 64
 NEVER = -1  # the revision of a reading whose window was never answered
@@ -20,30 +22,44 @@ _NO_TIME = -(2**63)
 
 
 class Window(msgspec.Struct, frozen=True):
-    """T rows that end at one reading. values: (T, F), all finite.
+    """T rows that end at one reading. readings: (T,), with the one before each where a feature is a change.
 
-    held: values of its readings that were missing. missing: cycles that never came between its first and last.
+    held: values of its readings that were missing. missing: cycles that never came between its first and last, or since
+    the reading before its first where that one counts.
     """
 
-    values: Array
+    readings: Readings
     held: int
     missing: int
 
     def same(self, other: Window | None) -> bool:
         if other is None or (self.held, self.missing) != (other.held, other.missing):
             return False
-        return bool(np.array_equal(self.values, other.values))
+        own, others = (msgspec.structs.astuple(window.readings) for window in (self, other))
+        return all(np.array_equal(a, b) for a, b in zip(own, others, strict=True) if a is not None)
 
 
 class Rings:
     """Rings of T + max_late + max_gap + 1 readings of F inputs. Memory grows by doubling, 4 F + 18 bytes a reading."""
 
-    def __init__(self, window: int, inputs: int, *, max_late: int = 0, max_gap: int = 0) -> None:
-        """max_late: readings that may be newer than a late one. max_gap: cycles that may be held."""
+    def __init__(
+        self,
+        window: int,
+        inputs: int,
+        *,
+        max_late: int = 0,
+        max_gap: int = 0,
+        max_hold: Sequence[int | None] = (),
+        changes: bool = False,
+    ) -> None:
+        """max_late: readings that may be newer than a late one. max_gap: cycles that may be held. max_hold: for each
+        input, readings in a row for which a full window may hold it. changes: give the reading before each one too."""
         self.window = window
         self.max_late = max_late
         self.max_gap = max_gap
-        self._size = window + max_late + max_gap + 1
+        self._max_hold = np.array([window if limit is None else limit for limit in max_hold or [None] * inputs])  # (F,)
+        self._changes = changes
+        self._size = window + max_late + max_gap + 1  # so that a reading lies before each window of a full ring
         self._values = np.zeros((_FIRST_ROWS, self._size, inputs), np.float32)  # (N, R, F), NaN where missing
         self._cycles = np.zeros((_FIRST_ROWS, self._size), np.int64)  # (N, R), ascending
         self._times = np.zeros((_FIRST_ROWS, self._size), np.int64)  # (N, R) event times in epoch milliseconds
@@ -68,7 +84,7 @@ class Rings:
     def count(self, row: int) -> int:
         return int(self._count[row])
 
-    def cycles(self, row: int) -> npt.NDArray[np.int64]:
+    def cycles(self, row: int) -> Index:
         """(n,) a view of the cycles held, ascending."""
         return self._cycles[row, : self._count[row]]
 
@@ -121,11 +137,12 @@ class Rings:
         return int(self._revisions[row, position])
 
     def full(self, row: int, position: int) -> bool:
-        """Whether there are T rows that end at `position`."""
+        """Whether there are T rows that end at `position`, whatever they hold."""
         return position + 1 >= self.window or len(self._rows(row, position)) == self.window
 
     def window_at(self, row: int, position: int) -> Window | None:
-        """The window that ends at `position`, or None while there are fewer than T rows."""
+        """The window that ends at `position`; None while there are fewer than T rows, or where they hold an input for
+        longer than they may."""
         rows = self._rows(row, position)  # (T,)
         if len(rows) < self.window:
             return None
@@ -134,14 +151,30 @@ class Rings:
         first = int(rows[0])
         held = 0
         if missing.any():
-            latest = np.where(missing, 0, np.arange(position + 1)[:, None])  # (n, F) where the value in force came
-            values = np.take_along_axis(values, np.maximum.accumulate(latest, axis=0), axis=0)
+            here = np.arange(position + 1)[:, None]  # (n, 1)
+            latest = np.maximum.accumulate(np.where(missing, 0, here), axis=0)  # (n, F) where the value in force came
             held = int(missing[first:].sum())
+            # Of a run that begins before the window, only the part within counts.
+            if (here - np.maximum(latest, first - 1) > self._max_hold)[first:].any():
+                return None
+            values = np.take_along_axis(values, latest, axis=0)
         cycles = self._cycles[row]
-        absent = int(cycles[position] - cycles[first]) - (position - first)
-        return Window(values[rows], held, absent)
+        before = max(first - 1, 0) if self._changes else first
+        absent = int(cycles[position] - cycles[before]) - (position - before)
+        if not self._changes:
+            return Window(Readings(values[rows]), held, absent)
+        return Window(Readings(values[rows], values[np.maximum(rows - 1, 0)], self._elapsed(row, rows)), held, absent)
 
-    def _rows(self, row: int, position: int) -> npt.NDArray[np.int64]:
+    def _elapsed(self, row: int, rows: Index) -> Index:
+        """(T, 2) cycles and milliseconds since the reading before each, 0 where there is none or it is not known."""
+        before = np.maximum(rows - 1, 0)  # (T,)
+        cycles, times = self._cycles[row], self._times[row]
+        timed = (times[rows] != _NO_TIME) & (times[before] != _NO_TIME)  # (T,)
+        milliseconds = np.where(timed, times[rows] - times[before], 0)  # (T,)
+        elapsed: Index = np.maximum(np.stack([cycles[rows] - cycles[before], milliseconds], axis=-1), 0)  # (T, 2)
+        return elapsed
+
+    def _rows(self, row: int, position: int) -> Index:
         """(at most T,) which reading each row of the window shows; one of a short gap shows the reading before it."""
         if self.max_gap == 0:
             return np.arange(max(0, position + 1 - self.window), position + 1)

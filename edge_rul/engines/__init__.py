@@ -54,7 +54,6 @@ def model_of(bundle: Bundle, engine: Engine, journal: str) -> Model:
         journal=journal,
         rul_unit=manifest.rul.unit,
         classes=tuple(c.name for c in manifest.classes),
-        inputs=tuple(i.name for i in manifest.inputs),
         max_rul=manifest.rul.max,
         interval=manifest.interval,
     )
@@ -124,7 +123,7 @@ def verify(engine: Engine, bundle: Bundle) -> tuple[float, float]:
             f"the bundle has no tolerance for precision {engine.precision}",
             hint="tools/reduced_precision.py measures what a precision costs, and writes its tolerance",
         )
-    x = manifest.normaliser.apply(golden.windows)  # (N, T, F)
+    x = bundle.golden_inputs  # (N, T, F)
     together = infer_all(engine, x)
     differences = _differences(together, (golden.rul, golden.logits))
     # Written so that NaN fails.

@@ -71,7 +71,7 @@ def _measure(
     candidates: list[str], bundle: Bundle, options: Options
 ) -> tuple[Engine, dict[str, float], dict[str, str]]:
     """Open and time each; the winner, all others closed, with windows/s and the reasons of those that refuse."""
-    golden = bundle.manifest.normaliser.apply(bundle.golden.windows)  # (N, T, F)
+    golden = bundle.golden_inputs  # (N, T, F)
     x = np.resize(golden, (options.max_batch, *golden.shape[1:]))  # (max_batch, T, F)
     engines: dict[str, Engine] = {}
     refused: dict[str, str] = {}

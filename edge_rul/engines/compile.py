@@ -44,7 +44,7 @@ def build_engine(
     timing = timing_file.read_bytes() if timing_file.exists() else b""
     with extending(notify, "building the TensorRT engine"):
         data = in_precision(bundle.graph.read_bytes(), precision)
-        graph = Graph(data, str(bundle.graph), m.window, len(m.inputs), len(m.classes))
+        graph = Graph(data, str(bundle.graph), m.window, m.network.c_in, len(m.classes))
         built = build_blob(graph, flavour, profile, target, timing=timing, progress=progress)
     if built.timing and built.timing != timing:
         try:

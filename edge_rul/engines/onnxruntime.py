@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
         self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
         self.max_batch = max_batch
         self._window = bundle.manifest.window
-        self._inputs = len(bundle.manifest.inputs)
+        self._inputs = bundle.manifest.network.c_in
         self._classes = len(bundle.manifest.classes)
         session = self._open(bundle, threads, provider)
         self._session: ort.InferenceSession | None = session

@@ -39,7 +39,7 @@ class OpenVinoEngine:
         self.precision = precision
         self.max_batch = max_batch
         self._window = bundle.manifest.window
-        self._inputs = len(bundle.manifest.inputs)
+        self._inputs = bundle.manifest.network.c_in
         self._classes = len(bundle.manifest.classes)
         core = ov.Core()
         _check_precision(core, precision)
@@ -49,7 +49,7 @@ class OpenVinoEngine:
             if precision == "int8":
                 from edge_rul.engines.openvino_int8 import quantise  # noqa: PLC0415
 
-                quantise(core, model, bundle.manifest.normaliser.apply(bundle.golden.windows))
+                quantise(core, model, bundle.golden_inputs)
             properties = {
                 "INFERENCE_PRECISION_HINT": ov.Type.bf16 if precision == "bfloat16" else ov.Type.f32,
                 "INFERENCE_NUM_THREADS": threads or usable_threads(),

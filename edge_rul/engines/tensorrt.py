@@ -66,7 +66,7 @@ class TensorRtEngine:
         self.version = flavour.version
         self.precision = precision
         self.max_batch = max_batch
-        self._window, self._inputs = bundle.manifest.window, len(bundle.manifest.inputs)
+        self._window, self._inputs = bundle.manifest.window, bundle.manifest.network.c_in
         self._classes = len(bundle.manifest.classes)
         self._flavour = flavour
         self._say = say

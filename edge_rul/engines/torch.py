@@ -31,7 +31,7 @@ class TorchEngine:
         where the weights are not the manifest's network's."""
         self.max_batch = max_batch
         manifest = bundle.manifest
-        self._window, self._inputs, self._classes = manifest.window, len(manifest.inputs), len(manifest.classes)
+        self._window, self._inputs, self._classes = manifest.window, manifest.network.c_in, len(manifest.classes)
         torch.set_num_threads(threads or usable_threads())
         model = load_model(bundle.weights, manifest.network).eval().requires_grad_(False)
         self._model: Any = torch.compile(model, dynamic=True) if compiled else model

@@ -71,7 +71,7 @@ def train_command(
     if threads:
         torch.set_num_threads(threads)
     content = config.read_bytes()
-    lives = dataset.load(chosen.dataset, data, "train", [i.name for i in chosen.inputs], chosen.rul.unit)
+    lives = dataset.load(chosen.dataset, data, "train", chosen.rules, chosen.rul.unit)
     rest, kept = chosen.calibration.split(lives)
     calibration = windows.full_windows(kept, chosen.window)
     validation = None
@@ -96,13 +96,15 @@ def train_command(
             f"{chosen.name}: {len(training)} windows of {len(rest.assets)} assets to learn from, {len(calibration)} of "
             f"{len(kept.assets)} kept for calibration; {torch.get_num_threads()} threads"
         )
+        if lives.rules:
+            shown.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in lives.rules.items()))
         fitted = fit.fit(training, validation, chosen, shown, record, start)
     source = export_bundle.Source(
         command=command_line(config, out, threads, fold, init_from),
         config_sha256=hashlib.sha256(content).hexdigest(),
         config_text=content.decode(),
     )
-    unseen = prepared.prepare(calibration, chosen, fitted.normaliser)
+    unseen = prepared.prepare(calibration, chosen, fitted.transform)
     answers = prepared.predict(fitted.model, unseen)
     reached = prepared.score(answers, unseen)
     interval = calibrate(answers[0], unseen.labels, chosen.rul.max, chosen.interval)

@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_rul.errors import ConfigError, DataError
 from edge_rul.training.bearings import BearingsSettings
+from edge_rul.training.clean import Rule, clean
 from edge_rul.training.cmapss import CmapssSettings
 from edge_rul.training.disks import DisksSettings
 from edge_rul.training.format import cycles_to, tidy
@@ -25,8 +26,11 @@ from edge_rul.training.wind import WindSettings
 DatasetSettings = CmapssSettings | TableSettings | BearingsSettings | WindSettings | DisksSettings
 
 
-def load(settings: DatasetSettings, data: Path, part: Part, inputs: Sequence[str], unit: str = "cycles") -> Table:
-    """Read the lives of `part` from the directory or file `data`, with the named inputs in this order.
+def load(
+    settings: DatasetSettings, data: Path, part: Part, inputs: Sequence[str | Rule], unit: str = "cycles"
+) -> Table:
+    """Read the lives of `part` from the directory or file `data`, with these inputs in this order, as the daemon would
+    take them in. An input is a name, for which dataset.rows.missing holds, or a rule of its own.
 
     unit: of the RUL; one of time needs dataset.seconds_per_cycle. Raises DataError with file:line where a file is
     missing or malformed, and ConfigError where the format has no such input.
@@ -35,11 +39,12 @@ def load(settings: DatasetSettings, data: Path, part: Part, inputs: Sequence[str
         raise DataError("load data set", str(data), "there is no such directory", hint="name the directory by --data")
     per_cycle = cycles_to(unit, settings.seconds_per_cycle)
     try:
-        table = settings.read(data, part, inputs)
+        table = settings.read(data, part, [i if isinstance(i, str) else i.name for i in inputs])
     except KeyError as e:
         name = type(settings).__struct_config__.tag
         raise ConfigError("load data set", "inputs", f"{name} has no column {e.args[0]!r}") from e
-    table = tidy(table, settings.rows)
+    missing = settings.rows.rule
+    table = clean(tidy(table, settings.rows), [Rule(i, missing=missing) if isinstance(i, str) else i for i in inputs])
     if settings.split is not None:
         table = take(table, settings.split, part)
     return msgspec.structs.replace(table, rul=table.rul * np.float32(per_cycle), max_gap=settings.max_gap)

@@ -11,10 +11,12 @@ from pathlib import Path
 import msgspec
 
 from edge_rul.bundle import Bundle
+from edge_rul.core.features import Readings
 from edge_rul.core.normalise import Array
 from edge_rul.engines import infer_all, open_engine
 from edge_rul.errors import BundleError
 from edge_rul.training import dataset
+from edge_rul.training.clean import Rule
 from edge_rul.training.format import Protocol
 from edge_rul.training.metrics import scores
 from edge_rul.training.parts import Part
@@ -49,14 +51,14 @@ class Report(msgspec.Struct, frozen=True):
     macro_f1: float
 
 
-def predict_windows(bundle: Bundle, raw_windows: Array, *, threads: int = 0) -> tuple[Array, Array]:
-    """(N, T, F) raw readings -> rul (N,) in the bundle's unit and logits (N, C), as the daemon computes them.
+def predict_windows(bundle: Bundle, readings: Readings, *, threads: int = 0) -> tuple[Array, Array]:
+    """(N, T) readings -> rul (N,) in the bundle's unit and logits (N, C), as the daemon computes them.
 
     The graph is verified on the bundle's golden windows first; raises EngineError where it disagrees.
     """
     # By name, so that the figures do not depend on what else is installed.
     with open_engine("onnxruntime", bundle, max_batch=BATCH, threads=threads) as engine:
-        return infer_all(engine, bundle.manifest.normaliser.apply(raw_windows))
+        return infer_all(engine, bundle.manifest.transform.apply(readings).x)
 
 
 def dataset_of(bundle: Bundle) -> dataset.DatasetSettings:
@@ -71,9 +73,11 @@ def dataset_of(bundle: Bundle) -> dataset.DatasetSettings:
 
 
 def load_table(bundle: Bundle, data_dir: Path, part: Part) -> Table:
-    """The lives of the data set that the bundle was trained on, with the bundle's inputs. Raises DataError."""
+    """The lives of the data set that the bundle was trained on, with the bundle's inputs, as the daemon would take them
+    in. Raises DataError."""
     manifest = bundle.manifest
-    return dataset.load(dataset_of(bundle), data_dir, part, [i.name for i in manifest.inputs], manifest.rul.unit)
+    rules = [Rule(i.name, i.valid, i.missing, i.max_hold) for i in manifest.inputs]
+    return dataset.load(dataset_of(bundle), data_dir, part, rules, manifest.rul.unit)
 
 
 def evaluate(bundle: Bundle, data_dir: Path, *, threads: int = 0) -> Report:
@@ -83,7 +87,7 @@ def evaluate(bundle: Bundle, data_dir: Path, *, threads: int = 0) -> Report:
     cut = {"last_windows": last_windows, "all_windows": full_windows}[settings.protocol]
     windows = cut(table, manifest.window)
     true = labels(windows, manifest.rul.max, manifest.classes)
-    rul, logits = predict_windows(bundle, windows.raw(), threads=threads)
+    rul, logits = predict_windows(bundle, windows.readings(before=manifest.transform.changes), threads=threads)
     figures = msgspec.structs.asdict(scores(rul, logits, true.rul, true.health, true.is_lower_bound))
     if settings.protocol != "last_windows":
         figures["nasa_score"] = None

@@ -22,15 +22,16 @@ from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle, Golden, Input, Network, Tolerance
 from edge_rul.core.interval import IntervalTable
 from edge_rul.core.normalise import Array
+from edge_rul.core.transform import plain
 from edge_rul.engines import open_engine
 from edge_rul.model.dual_task_model import DualTaskModel, parameters, weights_of
 from edge_rul.model.export import export_onnx
 from edge_rul.training.fit import Fitted
 from edge_rul.training.losses.tasks import SCALE
 from edge_rul.training.metrics import Scores
+from edge_rul.training.normaliser import constants
 from edge_rul.training.run import Epoch
 from edge_rul.training.settings import TrainingSettings
-from edge_rul.training.table import Table
 from edge_rul.training.windows import Windows
 
 GOLDEN_ENDS = 3  # golden windows at the very end of a life
@@ -64,21 +65,29 @@ def export(
     where the path is taken, and EngineError where the exported graph disagrees with the model.
     """
     model = in_unit(fitted.model, settings.rul.max)
-    raw = calibration.raw(golden_windows(calibration, settings.rul.max))  # (16, T, F)
-    rul, logits = reference_answers(model, fitted.normaliser.apply(raw))
+    transform = fitted.transform
+    raw = calibration.readings(golden_windows(calibration, settings.rul.max), before=transform.changes)  # (16, T)
+    rul, logits = reference_answers(model, transform.apply(raw).x)
     scale = max(1.0, settings.rul.max / SCALE)
     widths = settings.model
     contents: dict[str, Any] = {
         "fields": {
             "name": settings.name,
             "description": settings.description,
-            "inputs": input_ranges(training.table, settings),
+            "inputs": [
+                Input(i.name, i.unit, i.description, low, high, i.valid, rule.daemon, i.max_hold)
+                for i, rule, low, high in zip(
+                    settings.inputs, settings.rules, transform.low.tolist(), transform.high.tolist(), strict=True
+                )
+            ],
             "window": settings.window,
-            "normaliser": fitted.normaliser,
+            "features": None if settings.seen == plain(transform.inputs) else settings.seen,
+            "normaliser": transform.normaliser,
+            "smooth": settings.smooth,
             "rul": settings.rul,
             "classes": settings.classes,
             "network": Network(
-                len(settings.inputs),
+                len(settings.seen),
                 widths.lstm_hidden,
                 widths.num_heads,
                 widths.shared_dim,
@@ -92,7 +101,7 @@ def export(
         },
         "graph": export_onnx(model, settings.window),
         "weights": weights_of(model),
-        "golden": Golden(raw, rul, logits),
+        "golden": Golden(raw.values, rul, logits, raw.before, raw.elapsed),
     }
     with tempfile.TemporaryDirectory() as scratch:
         draft = bundles.write(Path(scratch) / settings.name, **contents)
@@ -128,15 +137,9 @@ def golden_windows(windows: Windows, max_rul: float) -> np.ndarray[tuple[int], n
 
 @torch.no_grad()
 def reference_answers(model: DualTaskModel, x: Array) -> tuple[Array, Array]:
-    """rul (N,) and logits (N, C) of normalised windows (N, T, F) by the reference's forward pass, in float32."""
+    """rul (N,) and logits (N, C) of windows (N, T, C) by the reference's forward pass, in float32."""
     rul, logits = model.eval()(torch.from_numpy(x))
     return rul.numpy(), logits.numpy()
-
-
-def input_ranges(table: Table, settings: TrainingSettings) -> list[Input]:
-    """The inputs with the least and greatest training value, as Python floats of the float32 readings."""
-    low, high = table.inputs.min(axis=0).tolist(), table.inputs.max(axis=0).tolist()
-    return [Input(i.name, i.unit, i.description, low[k], high[k]) for k, i in enumerate(settings.inputs)]
 
 
 def held_out_figures(calibration: Windows, reached: Scores) -> dict[str, Any]:
@@ -165,6 +168,8 @@ def provenance(
         "assets": len(training.table.assets),
         "held_out": len(calibration.table.assets),
         "windows": len(training),
+        "rules": training.table.rules,
+        "constant": constants(fitted.transform.normaliser, settings.seen),
         "epochs": [_row(e) for e in fitted.epochs],
         **_origin(fitted),
         "versions": {

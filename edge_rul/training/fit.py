@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_rul.core.normalise import ZScore
+from edge_rul.core.transform import Transform
 from edge_rul.errors import EXIT_INTERNAL, DataError, EdgeRulError
 from edge_rul.model.dual_task_model import DualTaskModel
 from edge_rul.training import device as devices
 from edge_rul.training.augment import augment
 from edge_rul.training.losses.tasks import Parameters, Targets
-from edge_rul.training.prepared import Prepared, predict, prepare, score
+from edge_rul.training.normaliser import constants
+from edge_rul.training.prepared import Prepared, fit_transform, predict, prepare, score
 from edge_rul.training.progress import Progress
 from edge_rul.training.run import Epoch, Run, State
 from edge_rul.training.settings import RecipeSettings, TrainingSettings
@@ -45,7 +46,7 @@ class Fitted(NamedTuple):
     the tensors that it began with out of `start`."""
 
     model: DualTaskModel
-    normaliser: ZScore
+    transform: Transform
     epochs: list[Epoch]
     start: Start | None
     taken: list[str]
@@ -86,7 +87,7 @@ def fit(
     record: Record | None = None,
     start: Start | None = None,
 ) -> Fitted:
-    """Train a DualTaskModel on full windows. The normaliser is fitted on all readings of `training`'s table.
+    """Train a DualTaskModel on full windows. The transform is fitted on all readings of `training`'s table.
 
     record: what keeps the run, and where one is taken up again. start: weights to begin with. The model is the average
     at the end of the last epoch, or of the best where the recipe stops early. Raises TrainingError when the RUL head is
@@ -104,9 +105,11 @@ def fit(
         )
     torch.use_deterministic_algorithms(True)
     device = devices.choose(recipe.device)
-    normaliser = ZScore.fit(training.table.inputs)
-    learn = prepare(training, settings, normaliser, device)
-    judge = None if validation is None else prepare(validation, settings, normaliser, device)
+    transform = fit_transform(training.table, settings)
+    if constant := constants(transform.normaliser, settings.seen):
+        progress.say(f"constant in training, so that nothing is learnt from it: {', '.join(constant)}")
+    learn = prepare(training, settings, transform, device)
+    judge = None if validation is None else prepare(validation, settings, transform, device)
     if device.type == "cpu" and recipe.precision == "bfloat16" and (slower := devices.bfloat16_slowdown()) > 1:
         progress.say(f"bfloat16 is {slower:.0f} times slower than float32 on this processor: set precision to float32")
 
@@ -131,13 +134,13 @@ def fit(
         shown = {} if reached is None else dict(zip(SHOWN, operator.attrgetter(*SHOWN.values())(reached), strict=True))
         record.epoch({"epoch": epoch, "loss": loss, **shown}, run.state)
         progress.epoch(epoch, {"loss": loss, **shown})
-    return Fitted(run.shipped, normaliser, run.done, start, run.taken)
+    return Fitted(run.shipped, transform, run.done, start, run.taken)
 
 
 def _teach(settings: DistilSettings, learn: Prepared, seed: int, progress: Progress) -> Teachers:
     """The teachers, fitted on every training window. They are fitted anew where a run goes on, to the same bits."""
     progress.say(f"fitting {len(settings.teachers)} teachers")
-    x, targets = learn.batch(np.arange(len(learn.windows)))  # (N, T, F)
+    x, targets = learn.batch(np.arange(len(learn.windows)))  # (N, T, C)
     return settings.fit(x.cpu(), Targets(*(t.cpu() for t in targets)), seed)
 
 

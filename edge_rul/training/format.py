@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edge_rul.errors import ConfigError, DataError
+from edge_rul.errors import ConfigError
 from edge_rul.training.parts import Part, SplitSettings
 from edge_rul.training.table import Mask, Table
 
@@ -26,12 +26,17 @@ class RowRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What becomes of readings that are none. Each is counted in the report.
 
     zeros:   a reading whose inputs are all 0: keep it, or drop it as the row of a measurement that was not made
-    missing: a value that is not there: an error with its place, drop the reading, or hold the value before it, as the
-             daemon's `inputs.NAME.missing: hold` does; what a life begins with cannot be held and is dropped
+    missing: a value that is not there, of an input that does not say it itself: an error with its place, drop the
+             reading, or hold the value before it; what a life begins with cannot be held and is dropped
     """
 
     zeros: Literal["keep", "drop"] = "keep"
     missing: Literal["error", "drop", "hold"] = "error"
+
+    @property
+    def rule(self) -> Literal["error", "reject", "hold"]:
+        """As a rule of each input."""
+        return "reject" if self.missing == "drop" else self.missing
 
 
 class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="format"):
@@ -69,37 +74,10 @@ def cycles_to(unit: str, seconds_per_cycle: float | None) -> float:
 
 
 def tidy(table: Table, rules: RowRules) -> Table:
-    """The table after the rules, with what they did counted in `rules`. Raises DataError for a missing value."""
+    """The table without rows that are none, with what was dropped counted in `rules`. Missing values are `clean`'s."""
     counts = dict(table.rules)
     if rules.zeros == "drop":
         zero: Mask = np.all(table.inputs == 0, axis=1)  # (N,)
         counts["all_zero_dropped"] = int(zero.sum())
         table = table.where(~zero)
-    missing = np.isnan(table.inputs)  # (N, F)
-    if rules.missing == "drop":
-        gone: Mask = np.any(missing, axis=1)  # (N,)
-        counts["missing_dropped"] = int(gone.sum())
-        table = table.where(~gone)
-    elif rules.missing == "hold":
-        held, known = _held(table, missing)
-        counts["missing_held"] = int((missing & known[:, None]).sum())
-        counts["missing_dropped"] = int((~known).sum())
-        table = msgspec.structs.replace(table, inputs=held).where(known)
-    elif missing.any():
-        row, column = np.argwhere(missing)[0].tolist()
-        where = f"cycle {table.cycle[row]} of {table.asset[row]}"
-        hint = "say by dataset.rows.missing what becomes of such readings: drop, or hold"
-        raise DataError("load data set", where, f"input {column + 1} is missing", hint=hint)
-    if not len(table):
-        raise DataError("load data set", "dataset.rows", "the rules leave no reading")
     return msgspec.structs.replace(table, rules=counts)
-
-
-def _held(table: Table, missing: Mask) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], Mask]:
-    """(N, F) with missing values replaced by the life's last before, and (N,) whether there was one for each."""
-    row = np.arange(len(table))[:, None]  # (N, 1)
-    latest = np.maximum.accumulate(np.where(missing, -1, row), axis=0)  # (N, F) where the value in force came
-    starts = table.starts
-    begin = np.repeat(starts, np.diff(np.append(starts, len(table))))[:, None]  # (N, 1) first row of the life
-    known: Mask = np.all(latest >= begin, axis=1)  # (N,)
-    return np.take_along_axis(table.inputs, np.maximum(latest, 0), axis=0), known

@@ -1,4 +1,4 @@
-"""Windows as the network gets them: normalised, labelled, on the device.
+"""Windows as the network gets them: transformed, labelled, on the device.
 
 Owns the step from a table's windows to batches of tensors. Must not know losses, the training loop or files.
 """
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edge_rul.core.normalise import Array, ZScore
+from edge_rul.core.features import Features
+from edge_rul.core.normalise import Array
+from edge_rul.core.transform import Transform
 from edge_rul.model.dual_task_model import DualTaskModel
 from edge_rul.training.losses.tasks import SCALE, Targets
 from edge_rul.training.metrics import Scores, scores
+from edge_rul.training.normaliser import fit_normaliser
 from edge_rul.training.settings import TrainingSettings
-from edge_rul.training.table import Index
+from edge_rul.training.table import Index, Mask, Table
 from edge_rul.training.windows import Labels, Windows, labels
 
 EVALUATION_BATCH = 256
@@ -24,20 +27,27 @@ CPU = torch.device("cpu")
 
 
 class Prepared(NamedTuple):
-    """rows: (N, F) the table's readings normalised. labels: what the windows are judged by, in the RUL's unit.
-    scale: from that unit to the training scale."""
+    """rows: (N, C) the table's readings normalised, and known: (N,) whether each is in a known operating condition.
+    labels: what the windows are judged by, in the RUL's unit. scale: from that unit to the training scale."""
 
+    transform: Transform
     rows: Tensor
+    known: Mask
     windows: Windows
     labels: Labels
     scale: float
 
     def inputs(self, select: Index) -> Tensor:
-        """(B, T, F) of the selected windows, on the device."""
-        return self.rows[torch.from_numpy(self.windows.rows(select)).to(self.rows.device)]
+        """(B, T, C) of the selected windows, on the device."""
+        rows = self.windows.rows(select)  # (B, T)
+        x = self.rows[torch.from_numpy(rows).to(self.rows.device)]  # (B, T, C)
+        if not self.transform.along:
+            return x
+        # By the daemon's own steps: a product on another device gives other last bits.
+        return torch.from_numpy(self.transform.finish(x.cpu().numpy(), self.known[rows])).to(x.device)
 
     def batch(self, select: Index) -> tuple[Tensor, Targets]:
-        """The selected windows (B, T, F) and their targets, on the device."""
+        """The selected windows (B, T, C) and their targets, on the device."""
         device = self.rows.device
         return self.inputs(select), Targets(
             torch.from_numpy(self.labels.rul[select] * np.float32(self.scale)).to(device),
@@ -46,15 +56,36 @@ class Prepared(NamedTuple):
         )
 
 
+def fit_transform(table: Table, settings: TrainingSettings) -> Transform:
+    """The steps that the settings declare, with all that they measure taken from the readings of `table`.
+
+    Raises DataError where these do not fall into the operating conditions that were asked for.
+    """
+    names = [i.name for i in settings.inputs]
+    features = Features(settings.seen, names)
+    values, _ = features.apply(table.readings(before=features.changes))  # (N, C)
+    by = table.inputs[:, [names.index(name) for name in settings.normaliser.settings]]  # (N, S)
+    return Transform(
+        names,
+        low=table.inputs.min(axis=0).tolist(),
+        high=table.inputs.max(axis=0).tolist(),
+        features=settings.seen,
+        normaliser=fit_normaliser(settings.normaliser, values, by, settings.seed),
+        smoothing=settings.smooth,
+        window=settings.window,
+    )
+
+
 def prepare(
     windows: Windows,
     settings: TrainingSettings,
-    normaliser: ZScore,
+    transform: Transform,
     device: torch.device = CPU,
 ) -> Prepared:
-    """Label and normalise the windows' table."""
-    rows = torch.from_numpy(normaliser.apply(windows.table.inputs)).to(device)  # (N, F)
-    return Prepared(rows, windows, labels(windows, settings.rul.max, settings.classes), SCALE / settings.rul.max)
+    """Label and transform the windows' table."""
+    rows = transform.rows(windows.table.readings(before=transform.changes))
+    true = labels(windows, settings.rul.max, settings.classes)
+    return Prepared(transform, torch.from_numpy(rows.z).to(device), rows.known, windows, true, SCALE / settings.rul.max)
 
 
 @torch.no_grad()

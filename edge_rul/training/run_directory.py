@@ -30,7 +30,7 @@ from edge_rul.training import checkpoint
 from edge_rul.training.run import State
 
 PACKAGES = ("edge-rul", "torch", "numpy", "scikit-learn", "onnx", "onnxruntime", "safetensors")
-RESULT = ("edge-rul", "torch", "numpy")  # whose versions a run's figures hang on
+RESULT = ("edge-rul", "torch", "numpy", "scikit-learn")  # whose versions a run's figures hang on
 
 
 class RunDirectory:

@@ -7,19 +7,23 @@ nothing in code; an unknown key is an error. Must not read data.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from edge_rul.bundle import HealthClass, Rul
+from edge_rul.core.features import Feature, Features
+from edge_rul.core.smooth import Smoothing
 from edge_rul.errors import ConfigError, DataError
 from edge_rul.training.augment import AugmentSettings
 from edge_rul.training.average import AverageSettings, EmaSettings
 from edge_rul.training.calibrate import IntervalSettings
+from edge_rul.training.clean import Rule
 from edge_rul.training.dataset import DatasetSettings
 from edge_rul.training.device import Device, Precision
 from edge_rul.training.losses import LossSettings
+from edge_rul.training.normaliser import NormaliserSettings, ZScoreSettings
 from edge_rul.training.optimiser import OptimiserSettings
 from edge_rul.training.parts import FoldsSplit, in_order
 from edge_rul.training.schedule import PlateauSettings, ScheduleSettings
@@ -33,11 +37,26 @@ Share = Annotated[float, Meta(gt=0, lt=1)]
 
 
 class InputSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One input of the model, by the data set's name for it. unit: "-" where it has none."""
+    """One number of a reading, by the data set's name for it.
+
+    unit:     "-" where it has none
+    valid:    [low, high]; a value beyond is an error of the sensor, and as good as missing
+    missing:  a reading without it is rejected, or the value before stands in: hold; dataset.rows.missing where left out
+    max_hold: readings in a row for which it may be held in a window; None sets no limit
+    """
 
     name: Annotated[str, Meta(min_length=1)]
     unit: str
     description: str = ""
+    valid: tuple[float, float] | None = None
+    missing: Literal["reject", "hold"] | None = None
+    max_hold: Annotated[int, Meta(ge=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.valid is not None and not self.valid[0] < self.valid[1]:
+            raise ValueError(f"valid of {self.name} is {list(self.valid)}, expected [low, high] with low below high")
+        if self.max_hold is not None and self.missing != "hold":
+            raise ValueError(f"max_hold of {self.name} is set, expected `missing: hold` with it")
 
 
 class HeldOutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +134,10 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file. window, stride: in readings. rul.max caps the labels; classes are told by RUL thresholds.
 
+    features:    what the model sees of the inputs, by name or declared; by default each input that is no setting of the
+                 normaliser's
+    smooth:      windows along time, after the normaliser
+
     calibration: assets that decide nothing about the network: its intervals and its held-out figures come from them
     validation:  out of the others, for choosing: early stopping, a schedule that watches a plateau, a search. A final
                  run leaves it out and learns from them too
@@ -134,7 +157,18 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validation: HeldOutSettings | None = None
     model: ModelSettings = ModelSettings()
     interval: IntervalSettings = IntervalSettings()
+    features: Annotated[list[str | Feature], Meta(min_length=1)] | None = None
+    normaliser: NormaliserSettings = ZScoreSettings()
+    smooth: Smoothing | None = None
     seed: int = 0
+
+    @property
+    def seen(self) -> list[Feature]:
+        """What the model sees, in its order."""
+        given = self.features
+        if given is None:
+            given = [i.name for i in self.inputs if i.name not in self.normaliser.settings]
+        return [Feature(f, f) if isinstance(f, str) else f for f in given]
 
     def __post_init__(self) -> None:
         recipe = self.recipe
@@ -146,12 +180,40 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         names = [i.name for i in self.inputs]
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"inputs name a sensor twice: {', '.join(sorted(twice))}")
+        self._check_features(names)
         above = [c.above for c in self.classes]
         limits = [a for a in above[:-1] if a is not None]
         if above[-1] is not None or len(limits) != len(above) - 1:
             raise ValueError(f"classes are above {above}, expected a limit for each but the last, which takes the rest")
         if limits != sorted(set(limits), reverse=True) or not 0 <= limits[-1] <= limits[0] < self.rul.max:
             raise ValueError(f"classes are above {limits}, expected falling limits from 0 to below rul.max")
+
+    @property
+    def rules(self) -> list[Rule]:
+        """What becomes of each input's missing values. A range that is given is for finding them, and so no error."""
+        rows = self.dataset.rows.rule
+        return [
+            Rule(i.name, i.valid, i.missing or ("reject" if i.valid and rows == "error" else rows), i.max_hold)
+            for i in self.inputs
+        ]
+
+    def _check_features(self, inputs: list[str]) -> None:
+        Features(self.seen, inputs)  # ValueError where an input is not there
+        names = [f.name for f in self.seen]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"features name one twice: {', '.join(sorted(twice))}")
+        if unknown := set(self.normaliser.settings) - set(inputs):
+            raise ValueError(f"normaliser.by names {', '.join(sorted(unknown))}; the inputs are {', '.join(inputs)}")
+        valid = {i.name: i.valid for i in self.inputs}
+        for feature in self.seen:
+            least = {"log": 0.0, "log1p": -1.0, None: None}[feature.log]
+            found = valid[feature.of]
+            if least is not None and (found is None or found[0] <= least):
+                given = "not given" if found is None else list(found)
+                raise ValueError(
+                    f"feature {feature.name} is the {feature.log} of {feature.of}, whose valid range is {given}; "
+                    f"expected valid: [low, high] with low above {least:g}"
+                )
 
 
 def load_settings(path: Path) -> TrainingSettings:

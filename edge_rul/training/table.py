@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from edge_rul.core.features import Readings
 from edge_rul.core.normalise import Array
 from edge_rul.errors import DataError
 
@@ -25,13 +26,16 @@ class Table(msgspec.Struct, frozen=True):
     asset:          (N,) names
     life:           (N,) counted from 0 for each asset
     cycle:          (N,)
-    inputs:         (N, F) float32, raw, in the configuration's order and units
+    inputs:         (N, F) float32, raw, in the configuration's order and units; NaN where missing, before `clean`
     rul:            (N,) float32, life left after the reading, in the data set's unit, not capped
     is_lower_bound: (N,) True where the life was not seen to fail: it lasts at least `rul` longer
     files:          sha256 of each file that was read, by its name
     groups:         what the data set says of an asset, by its name: its published part, its role
     max_gap:        missing cycles in a row that a window may span; None for any number
     rules:          how many readings or values a rule dropped or mended, by the rule
+    time:           (N,) event times in epoch milliseconds, where the data set has them
+    held:           (N, F) values that were missing, and taken from the reading before; None: none
+    max_hold:       for each input, readings in a row for which a window may hold it; None for any number
     """
 
     asset: npt.NDArray[np.str_]
@@ -44,6 +48,9 @@ class Table(msgspec.Struct, frozen=True):
     groups: dict[str, str] = {}
     max_gap: int | None = None
     rules: dict[str, int] = {}
+    time: Index | None = None
+    held: Mask | None = None
+    max_hold: list[int | None] = []
 
     def __len__(self) -> int:
         return len(self.asset)
@@ -65,8 +72,20 @@ class Table(msgspec.Struct, frozen=True):
 
     def where(self, keep: Mask) -> Table:
         """Some rows only. keep: (N,)"""
-        rows = ("asset", "life", "cycle", "inputs", "rul", "is_lower_bound")
-        return msgspec.structs.replace(self, **{name: getattr(self, name)[keep] for name in rows})
+        rows = ("asset", "life", "cycle", "inputs", "rul", "is_lower_bound", "time", "held")
+        kept = {name: column[keep] for name in rows if (column := getattr(self, name)) is not None}
+        return msgspec.structs.replace(self, **kept)
+
+    def readings(self, *, before: bool) -> Readings:
+        """(N,) readings as the core takes them. before: with the one before each in its life."""
+        if not before:
+            return Readings(self.inputs)
+        previous = np.arange(-1, len(self) - 1)  # (N,)
+        previous[self.starts] += 1  # none before: no change from itself
+        cycles = self.cycle - self.cycle[previous]  # (N,)
+        milliseconds = np.zeros_like(cycles) if self.time is None else self.time - self.time[previous]  # (N,)
+        elapsed = np.maximum(np.stack([cycles, milliseconds], axis=-1), 0)  # (N, 2)
+        return Readings(self.inputs, self.inputs[previous], elapsed)
 
 
 def table_of_lives(

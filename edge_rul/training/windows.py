@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from edge_rul.bundle import HealthClass
+from edge_rul.core.features import Readings
 from edge_rul.core.normalise import Array
 from edge_rul.training.table import Index, Mask, Table
 
@@ -44,8 +45,12 @@ class Windows(msgspec.Struct, frozen=True):
         return rows
 
     def raw(self, select: Index | slice = slice(None)) -> Array:
-        """(n, T, F) raw readings of the selected windows."""
+        """(n, T, F) raw values of the selected windows."""
         return self.table.inputs[self.rows(select)]
+
+    def readings(self, select: Index | slice = slice(None), *, before: bool) -> Readings:
+        """(n, T) readings of the selected windows. before: with the one before each."""
+        return self.table.readings(before=before).at(self.rows(select))
 
     def keys(self) -> list[tuple[str, int, int]]:
         """(asset, life, cycle) of each window's last reading, which is a prediction's key."""
@@ -62,7 +67,8 @@ class Windows(msgspec.Struct, frozen=True):
 
 
 def full_windows(table: Table, length: int, stride: int = 1) -> Windows:
-    """Every window that lies wholly within a life and spans no longer hole than the table's `max_gap`, in its order.
+    """Every window that lies wholly within a life, spans no longer hole than the table's `max_gap`, and holds no value
+    for more readings in a row than its `max_hold`, in the table's order.
 
     With a stride above 1 they are counted back from each life's last reading, so that the end of life, which matters
     most, is never skipped.
@@ -75,7 +81,9 @@ def full_windows(table: Table, length: int, stride: int = 1) -> Windows:
         first.append(np.full(len(ends), start, np.int64))
         last.append(ends)
     nothing = np.zeros(0, np.int64)
-    return Windows(table, length, np.concatenate([nothing, *first]), np.concatenate([nothing, *last]))
+    windows = Windows(table, length, np.concatenate([nothing, *first]), np.concatenate([nothing, *last]))
+    keep = ~_held_too_long(windows)
+    return Windows(table, length, windows.first[keep], windows.last[keep])
 
 
 def last_windows(table: Table, length: int) -> Windows:
@@ -94,6 +102,21 @@ def _unbroken(table: Table) -> Index:
     broken[1:] = np.diff(table.cycle) > table.max_gap + 1
     unbroken: Index = np.maximum.accumulate(np.where(broken, np.arange(len(table)), 0))  # (N,)
     return unbroken
+
+
+def _held_too_long(windows: Windows) -> Mask:
+    """(N,) whether an input was held for more than the table's `max_hold` of the window's readings in a row."""
+    held, rows = windows.table.held, np.arange(len(windows.table))
+    found = np.zeros(len(windows), np.bool_)
+    for f, limit in enumerate(windows.table.max_hold):
+        if held is None or limit is None:
+            continue
+        run = rows - np.maximum.accumulate(np.where(held[:, f], -1, rows))  # (N,) readings in a row, up to this one
+        over = np.concatenate([[0], np.cumsum(run > limit)])  # (N + 1,)
+        # Of a run that begins before the window, only the part within counts.
+        begin = np.minimum(windows.last + 1 - windows.length + limit, windows.last + 1)  # (n,)
+        found |= over[windows.last + 1] > over[begin]
+    return found
 
 
 def _lives(table: Table) -> list[tuple[int, int]]:

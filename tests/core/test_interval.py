@@ -15,6 +15,7 @@ from edge_rul.core.batch import Due
 from edge_rul.core.interval import IntervalTable
 from edge_rul.core.prediction import BundleId, EngineId, Model, Prediction, predict
 from edge_rul.core.topic import Asset
+from edge_rul.core.transform import Marks
 
 TOP = 125.0
 TABLE = IntervalTable(0.9, at=[20.0, 60.0, 110.0], below=[8.0, 20.0, 25.0], above=[6.0, 20.0, 10.0])
@@ -26,9 +27,9 @@ TABLES = st.lists(st.tuples(st.floats(0, 200), REACH, REACH), min_size=1, max_si
 
 def said(rul: float, *, outside: bool = False, table: IntervalTable | None = TABLE) -> dict[str, Any]:
     """What is published of an answer."""
-    model = Model(BundleId("b", "0" * 64), EngineId("e", "float32"), "j", "cycles", ("a", "b"), ("p",), TOP, table)
+    model = Model(BundleId("b", "0" * 64), EngineId("e", "float32"), "j", "cycles", ("a", "b"), TOP, table)
     due = Due(1, Asset("x", ()), 0, 40, None, 0, 0, revision=1, newest=False, alarm=False)
-    prediction = predict(due, rul, np.zeros(2, np.float32), np.array([outside]), None, model)
+    prediction = predict(due, rul, np.zeros(2, np.float32), Marks(["p"] if outside else []), None, model)
     assert prediction is not None
     body: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(prediction))
     assert msgspec.convert(body, Prediction) == prediction

@@ -35,7 +35,7 @@ class Bench:
     def newest(self, asset: str = "x") -> list[list[float]]:
         found = self.lives.newest(Asset(asset))
         assert found is not None
-        return found[1].window.values.tolist()
+        return found[1].window.readings.values.tolist()
 
 
 def accepted(result: Applied | Reason) -> Applied:
@@ -94,7 +94,11 @@ def test_a_late_reading_is_put_in_its_place_and_what_it_touches_is_due_again() -
     result = accepted(bench.feed(4, time=1000))  # whatever its time says
     assert result.late
     assert answers(result) == [(4, 0, False), (5, 1, False), (6, 1, True)]
-    assert [a.window.values[:, 0].tolist() for a in result.answers] == [[1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6]]
+    assert [a.window.readings.values[:, 0].tolist() for a in result.answers] == [
+        [1, 2, 3, 4],
+        [2, 3, 4, 5],
+        [3, 4, 5, 6],
+    ]
     assert bench.feed(4) is Reason.DUPLICATE
 
 
@@ -169,10 +173,10 @@ def test_a_missing_value_is_held_from_the_reading_before() -> None:
     for cycle in range(1, 4):
         bench.feed(cycle)
     (due,) = accepted(bench.feed(4, values=(NAN, 9.0))).answers
-    assert due.window.values[-1].tolist() == [3.0, 9.0]
+    assert due.window.readings.values[-1].tolist() == [3.0, 9.0]
     assert due.window.held == 1
     (due,) = accepted(bench.feed(5, values=(NAN, NAN))).answers
-    assert due.window.values[-1].tolist() == [3.0, 9.0]
+    assert due.window.readings.values[-1].tolist() == [3.0, 9.0]
     assert due.window.held == 3
 
 
@@ -191,7 +195,7 @@ def test_a_late_value_is_held_by_the_readings_after_it() -> None:
     bench.feed(5, values=(NAN, 5.0))
     bench.feed(6, values=(NAN, 6.0))
     late = accepted(bench.feed(4))
-    assert [a.window.values[:, 0].tolist() for a in late.answers] == [[1, 2, 3, 4], [2, 3, 4, 4], [3, 4, 4, 4]]
+    assert [a.window.readings.values[:, 0].tolist() for a in late.answers] == [[1, 2, 3, 4], [2, 3, 4, 4], [3, 4, 4, 4]]
 
 
 def test_a_held_reading_that_comes_again_is_a_duplicate() -> None:
@@ -293,7 +297,7 @@ def test_final_revisions_equal_sliding_windows_over_the_cleaned_series(
         for answer in accepted(result).answers:
             key = (accepted(result).life, answer.cycle)
             assert answer.revision == (found[key][0] + 1 if key in found else 0)
-            found[key] = (answer.revision, answer.window.values.tolist())
+            found[key] = (answer.revision, answer.window.readings.values.tolist())
         if index < len(repeats):
             again = order[repeats[index] % (index + 1)]
             assert isinstance(bench.feed(*again), Reason)

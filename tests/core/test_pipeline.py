@@ -20,6 +20,7 @@ from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.core.tail import Numbered
 from edge_rul.core.tail import Tail as CoreTail
 from edge_rul.core.topic import Template
+from edge_rul.core.transform import Transform
 from edge_rul.errors import Reason
 
 
@@ -32,6 +33,7 @@ class Tail(CoreTail):
 
 T = 3
 NOW = 1_767_225_600_000
+KNOWN = {"unknown_condition": 0, "unknown_change": 0}
 
 
 OUTGOING = Outgoing(
@@ -47,11 +49,11 @@ OUTGOING = Outgoing(
 
 def make(max_batch: int = 4, max_assets: int = 100) -> Pipeline:
     return Pipeline(
-        model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad"), ("p", "q")),
+        model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad")),
         window=T,
-        normaliser=ZScore(mean=[10.0, 0.0], std=[2.0, 0.0]),
-        low=[0.0, 0.0],
-        high=[100.0, 1.0],
+        transform=Transform(
+            ["p", "q"], low=[0, 0], high=[100, 1], normaliser=ZScore(mean=[10.0, 0.0], std=[2.0, 0.0]), window=T
+        ),
         decoder=Decoder(["p", "q"], [Template("in/{asset}")], command=Template("cmd"), hold=["p"]),
         outgoing=OUTGOING,
         rules=[RulAlarm(name="low", below=20)],
@@ -100,7 +102,7 @@ def test_the_walk_from_readings_to_a_retained_prediction() -> None:
     assert second["rul"] == pytest.approx(44.0)
     assert first["health"]["class"] == "good"
     assert sum(first["health"]["probabilities"].values()) == pytest.approx(1.0)
-    assert first["quality"] == {"state": "good", "held": 0, "missing_cycles": 0, "outside": [], "skipped": 0}
+    assert first["quality"] == {"state": "good", "held": 0, "missing_cycles": 0, "outside": [], "skipped": 0} | KNOWN
     assert [(m.topic, m.retain, m.qos, m.seq) for m in messages] == [
         ("out/x/p", True, 1, 3),
         ("out/x/a/low", True, 1, 3),
@@ -114,13 +116,17 @@ def test_quality_tells_what_is_wrong_with_a_window() -> None:
     send(pipeline, tail, "x", 2, None)
     send(pipeline, tail, "x", 5, 111.0, q=9.0)
     (found,) = predictions(drain(pipeline, tail))
-    assert found["quality"] == {
-        "state": "uncertain",
-        "held": 1,
-        "missing_cycles": 2,
-        "outside": ["p", "q"],
-        "skipped": 0,
-    }
+    assert (
+        found["quality"]
+        == {
+            "state": "uncertain",
+            "held": 1,
+            "missing_cycles": 2,
+            "outside": ["p", "q"],
+            "skipped": 0,
+        }
+        | KNOWN
+    )
     assert pipeline.counts["gaps"] == 2
 
 

@@ -88,7 +88,7 @@ def test_all_test_engines_through_the_broker(
     bundle = bundles.load(shipped_bundle)
     data = data_dir / "cmapss"
     windows = full_windows(load_table(bundle, data, "test"), bundle.manifest.window)
-    offline_rul, offline_logits = predict_windows(bundle, windows.raw())
+    offline_rul, offline_logits = predict_windows(bundle, windows.readings(before=False))
     keys = [(f"engine-{int(asset):03d}", cycle) for asset, _, cycle in windows.keys()]  # noqa: SIM118
     offline = dict(zip(keys, offline_rul.tolist(), strict=True))
 

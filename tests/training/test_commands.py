@@ -80,7 +80,9 @@ def test_a_run_makes_a_bundle_whose_graph_answers_as_torch_does(
     assert manifest.interval is not None and manifest.interval.level == 0.9
     windows = full_windows(kept, chosen.window)
     true = np.minimum(kept.rul[windows.last], manifest.rul.max)
-    inside, _ = held(manifest.interval, predict_windows(trained, windows.raw())[0], true, manifest.rul.max)
+    inside, _ = held(
+        manifest.interval, predict_windows(trained, windows.readings(before=False))[0], true, manifest.rul.max
+    )
     assert 0.9 <= inside[true < manifest.rul.max].mean() <= 0.95
     # Nothing of this machine.
     assert str(config.parent) not in (trained.path / bundles.MANIFEST).read_text()
@@ -90,7 +92,7 @@ def test_evaluation_is_the_standard_protocol_on_what_ships(
     trained: bundles.Bundle, engines: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     windows = last_windows(load_table(trained, engines, "test"), 10)
-    rul, logits = predict_windows(trained, windows.raw())
+    rul, logits = predict_windows(trained, windows.readings(before=False))
     d = rul.astype(float) - [12, 40, 0]
     report = evaluate(trained, engines)
     assert report.rmse == pytest.approx(np.sqrt(np.mean(d**2)))

@@ -53,7 +53,7 @@ def test_training_learns_and_starts_from_the_labels_mean(data: Data, settings: T
     assert done.epochs[-1].validation is not None
     assert done.epochs[-1].validation.rmse < 0.8 * labels.std()
     # An input that is constant in training normalises to 0.
-    assert done.normaliser.std[3] == 0
+    assert done.transform.normaliser.std[3] == 0
 
 
 def test_a_dead_head_stops_the_run(data: Data, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch) -> None:

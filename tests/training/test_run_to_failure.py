@@ -137,7 +137,9 @@ def test_missing_values_are_an_error_or_go_by_rule(
     pumps: Path, missing: str, cycles: list[int] | None, flow: list[int]
 ) -> None:
     (pumps / "pumps.csv").write_text(PUMPS.replace("north,11,2", "north,11,").replace("south,20,6", "south,20,NaN"))
-    with pytest.raises(DataError, match=r"cycle 1 of A: input 1 is missing\n  hint: say by dataset\.rows\.missing"):
+    with pytest.raises(
+        DataError, match=r"cycle 1 of A: flow is missing\n  hint: say by its `missing`, or by dataset\.rows\.missing"
+    ):
         load(table_settings(), pumps, "train", ["flow"])
     table = load(table_settings(rows={"missing": missing}), pumps, "train", ["flow"])
     assert table.inputs[:, 0].tolist() == flow  # what a life begins with cannot be held

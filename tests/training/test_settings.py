@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge_rul.errors import ConfigError
@@ -17,10 +18,25 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("cmapss_fd*.yaml")
 def test_the_shipped_configuration_loads(path: Path) -> None:
     settings = load_settings(path)
     assert settings.name == path.stem
-    assert (len(settings.inputs), settings.window, settings.rul.max) == (14, 30, 125)
+    assert (len(settings.seen), settings.window, settings.rul.max) == (14, 30, 125)
     assert {i.name for i in settings.inputs} <= set(COLUMNS)
     assert all(i.unit and i.description for i in settings.inputs)
     assert [(c.name, c.above) for c in settings.classes] == [("healthy", 80), ("degrading", 30), ("critical", None)]
+
+
+def test_the_shipped_configurations_share_one_recipe() -> None:
+    """They differ in the data and in how it is normalised, and in nothing that was chosen for one of them."""
+    first, *others = [load_settings(path) for path in CONFIGS]
+    for other in others:
+        conditions = other.dataset.subset in ("FD002", "FD004")
+        same = {
+            "name": first.name,
+            "description": first.description,
+            "dataset": first.dataset,
+            **({"inputs": first.inputs, "normaliser": first.normaliser} if conditions else {}),
+        }
+        assert other.inputs[3 * conditions :] == first.inputs
+        assert msgspec.structs.replace(other, **same) == first
 
 
 @pytest.mark.parametrize(

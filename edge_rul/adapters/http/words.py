@@ -47,6 +47,8 @@ def quality(of: Quality) -> str:
         f"{of.held} held" if of.held else "",
         f"{of.missing_cycles} missing" if of.missing_cycles else "",
         f"beyond training: {', '.join(of.outside)}" if of.outside else "",
+        f"{of.unknown_condition} in no known condition" if of.unknown_condition else "",
+        f"{of.unknown_change} of unknown change" if of.unknown_change else "",
     ]
     return "; ".join(text for text in said if text) or of.state
 
