@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Any
 
 import structlog
@@ -43,30 +44,34 @@ def _prefix(_: Any, method: str, line: str | bytes | dict[str, Any]) -> str:
 
 
 class Summary:
-    """Repeated faults: the first of a kind is logged at once, the others are counted and told once an interval."""
+    """Repeated faults: the first of a kind is logged at once, the others are counted and told once an interval.
+
+    Safe from any thread. What is counted is told by `tick`, and by the next fault of any kind.
+    """
 
     def __init__(self, log: Any, interval: float = 10.0) -> None:
         """interval: seconds between two lines of one kind."""
         self._log = log
         self._interval = interval
-        self._since: dict[str, float] = {}
-        self._count: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._kinds: dict[tuple[str, str], tuple[float, int]] = {}  # (event, kind) -> told at, and how many since
 
-    def fault(self, event: str, kind: str, now: float, **detail: Any) -> None:
+    def fault(self, event: str, kind: str, now: float, *, level: str = "warning", **detail: Any) -> None:
         """now: monotonic seconds. detail: shown for the first, not kept for the others."""
-        if kind in self._since:
-            self._count[kind] = self._count.get(kind, 0) + 1
-            return
-        self._since[kind] = now
-        self._log.warning(event, kind=kind, **detail)
+        self.tick(now)
+        with self._lock:
+            told, count = self._kinds.get((event, kind), (now, -1))
+            self._kinds[event, kind] = told, count + 1
+        if count < 0:
+            getattr(self._log, level)(event, kind=kind, **detail)
 
     def tick(self, now: float) -> None:
         """Tell what has come since, and forget the kinds that have gone quiet."""
-        for kind, since in list(self._since.items()):
-            if now - since < self._interval:
-                continue
-            if count := self._count.pop(kind, 0):
-                self._log.warning("repeated", kind=kind, count=count, seconds=round(now - since))
-                self._since[kind] = now
-            else:
-                del self._since[kind]
+        for key in [key for key, (told, _) in list(self._kinds.items()) if now - told >= self._interval]:
+            with self._lock:
+                told, count = self._kinds.pop(key, (now, 0))
+                if count:
+                    self._kinds[key] = now, 0
+            if count:
+                event, kind = key
+                self._log.warning("repeated", of=event, kind=kind, count=count, seconds=round(now - told))

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from edge_rul.adapters.journal import Journal
+from edge_rul.answer_log import AnswerLog
 from edge_rul.arrivals import Arrivals
 from edge_rul.config import Settings
 from edge_rul.core.alarm import Change
@@ -81,6 +82,7 @@ class Scoring:
         settings: Settings,
         clock: Clock,
         log: Any,
+        answer_log: AnswerLog,
         observer: Observer | None,
         reader: Reader | None,
     ) -> None:
@@ -95,6 +97,7 @@ class Scoring:
         self._unpublished_at_most = settings.limits.outbox
         self._clock = clock
         self._log = log
+        self._answer_log = answer_log
         self._observer = observer
         self._reader = reader
         self._held: deque[Message] = deque()  # answers that may go out once their entries are durable
@@ -127,6 +130,7 @@ class Scoring:
         seconds = self._clock.monotonic() - begun
         done = self._pipeline.complete(batch, rul, logits)
         self._publish(done)
+        self._answer_log.answered(done, now)
         if self._reader is not None:
             self._reader.answered(done.answers, done.changes)
         if self._observer is not None and len(batch.x):

@@ -17,6 +17,7 @@ import msgspec
 
 from edge_rul import daemon_alarms, intake, scoring
 from edge_rul.adapters.journal import Journal
+from edge_rul.answer_log import AnswerLog
 from edge_rul.arrivals import Arrivals
 from edge_rul.config import Settings
 from edge_rul.core.alarm import Change
@@ -95,6 +96,7 @@ class Worker:
             settings=settings,
             clock=clock,
             log=log,
+            answer_log=AnswerLog(log, self._faults),
             observer=observer,
             reader=onlooker,
         )

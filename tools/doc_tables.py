@@ -1,4 +1,4 @@
-"""The tables of docs/ that the code decides: configuration keys, alarm states, reasons, exit codes.
+"""The tables of docs/ that the code decides: configuration keys, alarm states, reasons, exit codes, log events.
 
     python tools/doc_tables.py     brings them up to date; tests/test_docs.py fails while they are not
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from log_events import events
 from msgspec import inspect
 
 from edge_rul import errors
@@ -72,10 +73,17 @@ def exit_codes() -> tuple[tuple[str, ...], Rows]:
     return ("code", "meaning"), [(f"`{code}`",) for code in codes]
 
 
+def log_table() -> tuple[tuple[str, ...], Rows]:
+    return ("event", "level", "meaning"), [
+        (f"`{n}`", ", ".join(sorted(levels))) for n, levels in sorted(events().items())
+    ]
+
+
 def tables() -> dict[str, dict[str, Callable[[], tuple[tuple[str, ...], Rows]]]]:
     """Document -> table's name -> what gives its heading and rows."""
     return {
         "configuration.md": settings_tables(),
+        "logs.md": {"events": log_table},
         "topics.md": {"alarm states": alarm_states, "reasons": reasons, "exit codes": exit_codes},
     }
 

@@ -34,6 +34,7 @@ from edge_rul.adapters.mqtt_tls import hint as tls_hint
 from edge_rul.config import Limits, Mqtt
 from edge_rul.core.outgoing import Message
 from edge_rul.errors import EdgeRulError, SessionTakenOver, TransportError
+from edge_rul.log import Summary
 
 _TAKEN_OVER = 0x8E
 _SHORT = 5.0  # seconds; a connection that ends sooner, three times in a row, looks like two clients with one id
@@ -84,6 +85,7 @@ class MqttTransport:
         self._stale = [text for text in stale if text not in self._filters]
         self._availability = availability
         self._log = log
+        self._faults = Summary(log)
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put is safe in a signal handler
         self._awake = False
         self._lock = threading.Lock()
@@ -188,7 +190,7 @@ class MqttTransport:
         if renew:
             # What was not taken in is still unacknowledged: a new connection makes the broker send it again.
             self._renewing = True
-            self._log.warning("inbox_drained", action="renewing the connection")
+            self._faults.fault("inbox_drained", "overflow", time.monotonic(), action="renewing the connection")
             self._drop_connection()
         return None
 
@@ -231,6 +233,7 @@ class MqttTransport:
 
     def pump(self) -> None:
         """Account for what the broker acknowledged, and hand paho what now fits into the window."""
+        self._faults.tick(time.monotonic())
         if self._published or not self._in_flight or not self.connected:
             self.drained = time.monotonic()
         while self._published:
@@ -238,7 +241,7 @@ class MqttTransport:
             message = self._in_flight.pop(mid, None)
             if message is not None and failure is not None:
                 self.refused += 1
-                self._log.error("publish_refused", topic=message.topic, reason=failure)
+                self._faults.fault("publish_refused", failure, time.monotonic(), level="error", topic=message.topic)
         while self._outbox and self.connected and len(self._in_flight) < self._cap:
             message = self._outbox.popleft()
             # Without a connection paho keeps a QoS 1 message all the same, so it counts as in flight.
@@ -319,7 +322,10 @@ class MqttTransport:
         if not flags.session_present:
             self.new_session = True
         self.connected = True
-        self._log.info("connected", broker=self._broker, session="kept" if flags.session_present else "new")
+        # One that comes and goes all the time is told by its faults.
+        (self._log.debug if self._short >= 3 else self._log.info)(
+            "connected", broker=self._broker, session="kept" if flags.session_present else "new"
+        )
         self.wake()
 
     def _on_connect_fail(self, _client: paho.Client, _: Any) -> None:
@@ -353,7 +359,8 @@ class MqttTransport:
             )
             self._connect_failed(self._failing or "the broker hung up before it accepted us", hint)
         elif code.is_failure:
-            self._log.warning("disconnected", broker=self._broker, reason=str(code), action="trying again")
+            now, action = time.monotonic(), "trying again"
+            self._faults.fault("disconnected", str(code), now, broker=self._broker, action=action)
             # Some brokers (Mosquitto 2.0.11) close the older connection without a word when another client takes over.
             self._short = self._short + 1 if time.monotonic() - self._since < _SHORT else 0
             if self._short == 3:

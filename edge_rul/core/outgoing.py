@@ -127,6 +127,12 @@ def iso(time: int | None) -> str | None:
     return datetime.fromtimestamp(time / 1000, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def event_id(change: Change) -> str:
+    """The same for the same event, should it be told twice. change: one with an event."""
+    event = change.event.value if change.event else ""
+    return f"{change.asset}/{change.status.life}/{change.cycle}/{change.rule.name}/{event}"
+
+
 class Outgoing:
     """Makes messages, on the topics of one configuration."""
 
@@ -161,7 +167,7 @@ class Outgoing:
         if change.event is not None:
             event = AlarmEvent(
                 schema="edge-rul/alarm-event/1",
-                id=f"{asset}/{status.life}/{change.cycle}/{rule.name}/{change.event.value}",
+                id=event_id(change),
                 asset=asset.name,
                 levels=dict(asset.levels),
                 alarm=rule.name,

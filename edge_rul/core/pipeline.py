@@ -63,6 +63,7 @@ class Completed(msgspec.Struct):
     unsettled: int | None = None
     answers: list[Answered] = []
     changes: list[Change] = []
+    unanswered: list[Due] = []  # the engine's answer was not finite
 
 
 class Pipeline:
@@ -251,6 +252,7 @@ class Pipeline:
         prediction = predict(due, rul, logits, marks, iso(due.time), self._model)
         if prediction is None:
             self.dropped[Reason.ENGINE_NOT_FINITE] += 1
+            done.unanswered.append(due)
             return
         self.counts["predictions"] += 1
         self.counts["revisions"] += due.revision > 0

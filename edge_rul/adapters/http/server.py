@@ -30,6 +30,7 @@ from cheroot.ssl.builtin import BuiltinSSLAdapter
 from edge_rul.adapters.http.metrics import Metrics
 from edge_rul.adapters.http.pages import Pages
 from edge_rul.errors import EXIT_CONFIG, EdgeRulError
+from edge_rul.log import Summary
 
 WATCHERS = 8  # pages that are updated live at the same time; each holds a thread
 _THREADS = WATCHERS + 8
@@ -78,6 +79,7 @@ class HttpServer:
         self._stop = threading.Event()
         self._seats = threading.BoundedSemaphore(WATCHERS)
         self._log = log
+        self._faults = Summary(log)
         self._app = self._routes(ready, alive)
         self._server = wsgi.Server((host, port), self._wsgi, numthreads=_THREADS, timeout=10, shutdown_timeout=2)
         self._server.gateway = _Gateway
@@ -178,7 +180,8 @@ class HttpServer:
     def _failed(self, msg: str = "", level: int = 20, traceback: bool = False) -> None:
         """What a page or the server raised. A caller that hangs up is nothing to tell."""
         if self._log is not None and level > 20:
-            self._log.error("http_failed", problem=msg[-4000:])
+            kind = msg.rstrip().rpartition("\n")[2][:200]  # the exception at a traceback's end
+            self._faults.fault("http_failed", kind, time.monotonic(), level="error", problem=msg[-4000:])
 
 
 class _Gateway(wsgi.Gateway_10):
