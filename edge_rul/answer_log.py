@@ -1,6 +1,7 @@
 """What was answered, in the log: the way back from a published prediction or alarm to (asset, life, cycle), and on.
 
-Owns these lines. An alarm's events are always told, each answer where the log's level is `debug`. Knows no topic.
+Owns these lines. An alarm's events and commands are always told, each answer where the log's level is `debug`. Knows no
+topic.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ class AnswerLog:
                     health=p.health.name,
                     bundle=p.bundle.sha256[:12],
                 )
+        for reply in done.replies:
+            (self._log.info if reply.ok else self._log.warning)(
+                "command",
+                command=reply.command,
+                asset=reply.asset,
+                levels=reply.levels,
+                who=reply.who,
+                why=reply.why,
+                error=reply.error,
+            )
         for change in done.changes:
             if change.event is not None:
                 (self._log.warning if change.event is Transition.RAISED else self._log.info)(

@@ -78,7 +78,9 @@ class Intake:
         return count
 
     def _take(self, message: Received, now: float, wall: int) -> None:
-        decoded = self._pipeline.decode(message.topic, message.payload, wall)
+        decoded = self._pipeline.decode(
+            message.topic, message.payload, wall, reply_to=message.reply_to, retained=message.retained
+        )
         for bad in decoded.rejected:
             self._faults.fault("message_rejected", bad.reason.value, now, topic=bad.topic, problem=bad.problem)
         entries = [*decoded.entries, *decoded.rejected]

@@ -27,10 +27,11 @@ from edge_rul.adapters.journal_reader import read_journal
 from edge_rul.bundle import Bundle
 from edge_rul.config import WindowSettings, load_settings
 from edge_rul.core.batch import Due
+from edge_rul.core.command import Command
 from edge_rul.core.features import Readings
 from edge_rul.core.life import Lives
 from edge_rul.core.outgoing import iso
-from edge_rul.core.payload import Reading, Reset
+from edge_rul.core.payload import Reading
 from edge_rul.core.prediction import Prediction, predict
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
@@ -89,8 +90,8 @@ class Scorer:
         """A row for each reading among the entries, which follow what was applied before."""
         rows = []
         for seq, entry in ((n.seq, n.entry) for n in entries):
-            if isinstance(entry, Reset):
-                self.lives.reset(entry.asset)
+            if isinstance(entry, Command) and entry.asset in self.lives:
+                (self.lives.reset if entry.action == "reset" else self.lives.remove)(entry.asset)
             if not isinstance(entry, Reading):
                 continue
             applied = self.lives.apply(entry)

@@ -60,6 +60,7 @@ class Reader(Protocol):
     """Who is told what was answered; `History` documents it. Must not keep us waiting."""
 
     def answered(self, answers: list[Answered], changes: list[Change]) -> None: ...
+    def removed(self, assets: list[Asset]) -> None: ...
 
 
 class Scoring:
@@ -133,6 +134,7 @@ class Scoring:
         self._answer_log.answered(done, now)
         if self._reader is not None:
             self._reader.answered(done.answers, done.changes)
+            self._reader.removed(done.removed)
         if self._observer is not None and len(batch.x):
             self._observer.batch(len(batch.x), seconds)
             since_receipt = self._arrivals.waited(begun) + self._clock.monotonic() - begun

@@ -81,10 +81,12 @@ def build_outgoing(settings: Settings) -> Outgoing:
 
 
 def build_decoder(settings: Settings, bundle: Bundle) -> Decoder:
+    outputs = templates(settings.topics)
     return Decoder(
         [i.name for i in bundle.manifest.inputs],
         [Template(text) for text in settings.topics.readings],
-        command=templates(settings.topics).get("command"),
+        command=outputs.pop("command", None),
+        outputs=list(outputs.values()),
         hold=[name for name, setting in settings.inputs.items() if setting.missing == "hold"],
         payload_limit=settings.limits.payload,
         refused_limit=settings.limits.dead_letter,

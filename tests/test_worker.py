@@ -48,6 +48,15 @@ class FakeTransport:
         self.inbox.append(Received(f"in/{asset}", data, qos, self._mid, 1))
         return self._mid
 
+    def command(self, command: str, asset: str, **fields: Any) -> None:
+        self._mid += 1
+        payload = json.dumps({"command": command, "asset": asset, "reply_to": "re", **fields}).encode()
+        self.inbox.append(Received("cmd", payload, 1, self._mid, 1))
+
+    def replies(self) -> list[tuple[str, bool]]:
+        said = [json.loads(m.payload) for m in self.sent if m.topic == "re"]
+        return [(m["command"], m["ok"]) for m in said]
+
     def receive(self) -> Received | None:
         return self.inbox.popleft() if self.inbox else None
 
@@ -72,7 +81,9 @@ class FakeTransport:
             self.unacknowledged.clear()
 
     def predictions(self) -> list[dict[str, Any]]:
-        return [{**json.loads(m.payload), "retain": m.retain} for m in self.sent if m.topic.endswith("/p")]
+        return [
+            {**json.loads(m.payload), "retain": m.retain} for m in self.sent if m.topic.endswith("/p") and m.payload
+        ]
 
     def reasons(self) -> list[str]:
         """Of the dead letters."""
@@ -120,6 +131,7 @@ class Onlooker:
         self.changes: list[str] = []
         self.restored: dict[str, list[str]] = {}
         self.daemon: dict[str, bool] = {}
+        self.gone: list[str] = []
 
     def heard(self, entries: list[Any]) -> None:
         self.heard_entries += entries
@@ -130,6 +142,9 @@ class Onlooker:
 
     def alarms(self, asset: Any, states: list[Any]) -> None:
         self.restored[str(asset)] = [change.status.state.value for change in states]
+
+    def removed(self, assets: list[Any]) -> None:
+        self.gone += map(str, assets)
 
     def daemon_alarm(self, name: str, active: bool, value: float) -> None:
         self.daemon[name] = active
@@ -309,6 +324,47 @@ def test_a_bad_message_alone_is_acknowledged_once_it_is_on_disk(rig: Rig) -> Non
     assert rig.transport.acknowledged == []
     rig.settle()
     assert rig.transport.acknowledged == [mid]
+
+
+def test_a_command_is_answered_once_it_is_durable_and_logged_with_who_and_why(rig: Rig) -> None:
+    rig.transport.put(reading(1))
+    with structlog.testing.capture_logs() as logs:
+        rig.worker._scoring._log = structlog.get_logger()
+        rig.transport.command("reset", "x", who="kim", why="overhaul")
+        while rig.worker.step():
+            pass
+        assert rig.transport.replies() == []
+        rig.settle()
+    assert rig.transport.replies() == [("reset", True)]
+    (line,) = (line for line in logs if line["event"] == "command")
+    assert (line["command"], line["asset"], line["who"], line["why"]) == ("reset", "x", "kim", "overhaul")
+
+
+def test_a_removed_asset_stays_removed_after_rounds_of_snapshots_and_restarts(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, journal=JournalSettings(min_free=0, snapshot_seconds=10, keep_hours=0))
+    for asset in "xy":
+        for cycle in range(1, 6):
+            rig.transport.put(reading(cycle, p=-30.0), asset)
+
+    def rounds() -> None:
+        for _ in range(3):
+            rig.settle(20.0)
+
+    rounds()
+    rig.transport.command("remove", "x")
+    rig.settle(6.0)
+    assert rig.onlooker.gone == ["x"]
+    for after in (rig.crash, rounds, rig.crash):  # above the old snapshot, in a new round, and with that alone
+        after()
+        rig.settle()
+        assert [str(asset) for asset in rig.worker._pipeline.lives.assets] == ["y"]
+    assert rig.onlooker.restored == {"y": ["active"]}
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        assert db.execute("SELECT count(*) FROM snapshots").fetchone()[0] == 1
+        assert db.execute("SELECT count(*) FROM alarms").fetchone()[0] == 1
+    rig.transport.put(reading(6, p=-30.0), "y")
+    rig.settle()
+    assert rig.transport.predictions()[-1]["cycle"] == 6
 
 
 def test_an_empty_list_is_acknowledged_without_waiting(rig: Rig) -> None:

@@ -82,6 +82,16 @@ class History:
 
         self._hand_over(len(answers) + len(changes), apply)
 
+    def removed(self, assets: list[Asset]) -> None:
+        """These are no more: their records go."""
+
+        def apply() -> None:
+            for asset in assets:
+                self._fleet.forget(asset)
+
+        if assets:
+            self._hand_over(0, apply)  # none may be lost: nothing else would ever take the record away
+
     def alarms(self, asset: Asset, states: list[Change]) -> None:
         """An asset's alarms as they stand after a restart."""
         self._hand_over(0, lambda: self._fleet.alarms(asset, states))

@@ -75,6 +75,7 @@ class Journal:
         self.full = ""
         self._rows: dict[bytes, int] = {}  # asset -> id of its valid snapshot
         self._round: dict[bytes, int] = {}  # asset -> id of its snapshot in the round that is not valid yet
+        self._gone: set[bytes] = set()  # assets that were removed before their snapshot in that round
         self._round_from = -1
         self._round_upto = 0
         self._delete_upto = 0
@@ -227,7 +228,8 @@ class Journal:
         if answered and answered + PLEDGE > self.pledged:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('pledged', ?)", (answered + PLEDGE,))
         rows = [(encode_key(row.asset), row.blob) for row in alarms]
-        db.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?)", rows)
+        db.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?)", [row for row in rows if row[1]])
+        db.executemany("DELETE FROM alarms WHERE asset = ?", [row[:1] for row in rows if not row[1]])
 
     def _no_room(self) -> str:
         """Below `min_free` ingest stops, so that the watermark, deletions and a checkpoint still fit. Pages that
@@ -269,11 +271,12 @@ class Journal:
 
     def snapshot(self, applied: int, states: Iterable[tuple[Asset, bytes]]) -> bool:
         """Write some assets' states as of `applied` into the round. False where the disk took none: the round may not
-        end without them, so they have to be given again. Raises JournalError."""
-        written: dict[bytes, int] = {}
+        end without them, so they have to be given again. An empty state tells that the asset was removed: it supersedes
+        the one before, and goes with it. Raises JournalError."""
+        given, written = list(states), dict[bytes, int]()
 
         def write(db: sqlite3.Connection) -> None:
-            for asset, state in states:
+            for asset, state in given:
                 row = (applied, key := encode_key(asset), state)
                 cursor = db.execute("INSERT INTO snapshots (seq, asset, state) VALUES (?, ?, ?)", row)
                 written[key] = int(cursor.lastrowid or 0)
@@ -281,6 +284,7 @@ class Journal:
         if self._write(write):
             return False
         self._round.update(written)
+        self._gone |= {encode_key(asset) for asset, state in given if not state}
         self._round_upto = applied
         return True
 
@@ -292,6 +296,7 @@ class Journal:
         if self._round_from < 0 or self.watermark < self._round_upto:
             return False
         old = [(self._rows[key],) for key in self._round if key in self._rows]
+        old += [(self._round[key],) for key in self._gone]
 
         def write(db: sqlite3.Connection) -> None:
             db.executemany("DELETE FROM snapshots WHERE id = ?", old)
@@ -300,7 +305,10 @@ class Journal:
         if self._write(write):
             return False
         self._rows.update(self._round)
+        for key in self._gone:
+            del self._rows[key]
         self._round.clear()
+        self._gone.clear()
         self._valid, self._round_from = self._round_from, -1
         self._delete_upto = min(self._valid, self._too_old(wall))
         return True
@@ -361,8 +369,11 @@ class Journal:
                     doomed.append((row,))
                     continue
                 if key in rows:
-                    doomed.append((rows[key],))
-                rows[key] = row
+                    doomed.append((rows.pop(key),))
+                if state:
+                    rows[key] = row
+                else:
+                    doomed.append((row,))  # a removed asset's: what it supersedes goes too
                 yield seq, decode_key(key), state
         except sqlite3.Error as e:
             raise self._error("read", e) from e

@@ -57,10 +57,10 @@ class JournalReader:
         return sorted(found)
 
     def snapshot(self, asset: Asset) -> tuple[int, bytes] | None:
-        """(seq, state) of its newest snapshot that counts, or None."""
+        """(seq, state) of its newest snapshot that counts, or None; also where it was removed since."""
         query = "SELECT seq, state FROM snapshots WHERE asset = ? AND seq <= ? ORDER BY id DESC LIMIT 1"
         found: tuple[int, bytes] | None = self._db.execute(query, (encode_key(asset), self._watermark)).fetchone()
-        return found
+        return found if found and found[1] else None
 
     def entries(self, asset: Asset) -> Iterator[Numbered]:
         """The asset's entries that are kept, in order. Raises JournalError where one is damaged."""

@@ -32,6 +32,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_rul.adapters.mqtt_tls import hint as tls_hint
 from edge_rul.config import Limits, Mqtt
+from edge_rul.core.command import ReplyTo
 from edge_rul.core.outgoing import Message
 from edge_rul.errors import EdgeRulError, SessionTakenOver, TransportError
 from edge_rul.log import Summary
@@ -43,13 +44,18 @@ _REFUSED = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x9C, 0x9D})
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A message as it came. connection: counts CONNACKs; an acknowledgement is valid only on its own connection."""
+    """A message as it came. connection: counts CONNACKs; an acknowledgement is valid only on its own connection.
+
+    retained: the broker had kept it. reply_to: where its sender waits for an answer, at MQTT 5.
+    """
 
     topic: str
     payload: bytes
     qos: int
     mid: int
     connection: int
+    retained: bool = False
+    reply_to: ReplyTo | None = None
 
 
 class _Client(paho.Client):
@@ -245,8 +251,18 @@ class MqttTransport:
         while self._outbox and self.connected and len(self._in_flight) < self._cap:
             message = self._outbox.popleft()
             # Without a connection paho keeps a QoS 1 message all the same, so it counts as in flight.
-            info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+            properties = self._correlated(message.correlation) if message.correlation else None
+            info = self._client.publish(
+                message.topic, message.payload, qos=1, retain=message.retain, properties=properties
+            )
             self._in_flight[info.mid] = message
+
+    def _correlated(self, data: bytes) -> Properties | None:
+        if self._settings.version != 5:
+            return None
+        properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.CorrelationData = data
+        return properties  # type: ignore[no-any-return]
 
     def close(self, deadline: float) -> None:
         """Publish what is left and `offline`, then disconnect so that the session stays. deadline: monotonic."""
@@ -381,7 +397,18 @@ class MqttTransport:
         self.wake()
 
     def _on_message(self, _client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
-        received = Received(message.topic, bytes(message.payload), message.qos, message.mid, self._connection)
+        reply_to = None
+        if (topic := getattr(message.properties, "ResponseTopic", None)) is not None:
+            reply_to = ReplyTo(topic, getattr(message.properties, "CorrelationData", b""))
+        received = Received(
+            message.topic,
+            bytes(message.payload),
+            message.qos,
+            message.mid,
+            self._connection,
+            message.retain,
+            reply_to,
+        )
         with self._lock:
             size = len(received.payload)
             full = (

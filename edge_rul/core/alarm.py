@@ -151,8 +151,17 @@ class Alarms:
         row = self._states.get(asset, [])
         return [Change(asset, r, s, cycle, None, None) for s, r in zip(row, self._rules, strict=False) if s is not None]
 
+    @property
+    def names(self) -> list[str]:
+        return [rule.name for rule in self._rules]
+
+    def remove(self, asset: Asset) -> None:
+        self._states.pop(asset, None)
+
     def dump(self, asset: Asset) -> bytes:
-        """The asset's alarms by name, as they are stored."""
+        """The asset's alarms by name, as they are stored; empty where it has none."""
+        if asset not in self._states:
+            return b""
         row = self._states.get(asset, [])
         return msgspec.msgpack.encode({r.name: s for s, r in zip(row, self._rules, strict=False) if s is not None})
 

@@ -10,6 +10,7 @@ from collections import deque
 
 import msgspec
 
+from edge_rul.core.command import Reply, ReplyTo
 from edge_rul.core.dead_letter import DeadLetter
 from edge_rul.core.features import Readings
 from edge_rul.core.life import Answer
@@ -74,7 +75,24 @@ class Letter(msgspec.Struct, frozen=True):
     settled: bool
 
 
-Step = Due | NewLife | Letter
+class Obeyed(msgspec.Struct, frozen=True):
+    """A command was carried out or refused. Said once the command is durable, as it is done for good then."""
+
+    seq: int
+    reply: Reply
+    reply_to: ReplyTo | None
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """The asset is no more, and nothing that was retained of it. life, cycle: its last."""
+
+    seq: int
+    asset: Asset
+    life: int
+    cycle: int
+
+
+Step = Due | NewLife | Letter | Obeyed | Removed
 
 
 class Batch(msgspec.Struct, frozen=True):

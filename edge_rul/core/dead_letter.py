@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edge_rul.core.command import ReplyTo
 from edge_rul.errors import BadMessage, Reason
 
 _TEXT_LIMIT = 1024  # characters of a topic or a problem: a topic may have 65,535
@@ -28,7 +29,7 @@ _PROBLEMS = {
 class Refused(msgspec.Struct, frozen=True):
     """An entry: a message, or one element of it, that was refused when it came in.
 
-    payload: its first bytes. size: how many it had.
+    payload: its first bytes. size: how many it had. reply_to: where a command wants its answer.
     """
 
     reason: Reason
@@ -36,6 +37,7 @@ class Refused(msgspec.Struct, frozen=True):
     problem: str
     payload: bytes
     size: int
+    reply_to: ReplyTo | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -54,9 +56,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
     size: Annotated[int, msgspec.Meta(ge=0)]
 
 
-def refuse(bad: BadMessage, payload: bytes, limit: int) -> Refused:
+def refuse(bad: BadMessage, payload: bytes, limit: int, reply_to: ReplyTo | None = None) -> Refused:
     """The refusal as an entry, with at most `limit` bytes of the payload."""
-    return Refused(bad.reason, _text(bad.object), _text(bad.problem), bytes(payload[:limit]), len(payload))
+    return Refused(bad.reason, _text(bad.object), _text(bad.problem), bytes(payload[:limit]), len(payload), reply_to)
 
 
 def told(reason: Reason) -> bool:

@@ -6,18 +6,21 @@ journal and no seq.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 
+from edge_rul.core.command import Command, ReplyTo
 from edge_rul.core.dead_letter import Refused
-from edge_rul.core.payload import Reading, Reset
+from edge_rul.core.payload import Reading
 from edge_rul.core.topic import Asset
 from edge_rul.errors import Reason
 
-AssetEntry = Reading | Reset
+AssetEntry = Reading | Command
 Entry = AssetEntry | Refused
 
-_READING, _RESET, _REFUSED = range(3)
+_READING, _RESET, _REFUSED, _COMMAND = range(4)  # _RESET: a command of 0.1, without who and why
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -26,8 +29,8 @@ def pack(entry: Entry) -> bytes:
     if isinstance(entry, Refused):
         return _encode((_REFUSED, *msgspec.structs.astuple(entry)))
     asset = (entry.asset.name, entry.asset.levels)
-    if isinstance(entry, Reset):
-        return _encode((_RESET, *asset))
+    if isinstance(entry, Command):
+        return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to))
     values = entry.values.astype("<f4", copy=False).tobytes()
     return _encode((_READING, *asset, entry.cycle, entry.time, values, entry.source))
 
@@ -37,15 +40,22 @@ def unpack(data: bytes) -> Entry:
     try:
         kind, *rest = msgspec.msgpack.decode(data)
         if kind == _REFUSED:
-            reason, *kept = rest
-            return Refused(Reason(reason), *kept)
+            reason, topic, problem, payload, size, reply_to = rest
+            return Refused(Reason(reason), topic, problem, payload, size, _reply_to(reply_to))
         name, levels, *rest = rest
         asset = Asset(name, tuple((str(key), str(value)) for key, value in levels))
         if kind == _RESET:
-            return Reset(asset)
+            return Command("reset", asset)
+        if kind == _COMMAND:
+            action, who, why, reply_to = rest
+            return Command(action, asset, who, why, _reply_to(reply_to))
         if kind != _READING:
             raise ValueError(f"of kind {kind}")
         cycle, time, values, *source = rest  # a journal of 0.1 has no source
         return Reading(asset, cycle, time, np.frombuffer(values, "<f4").astype(np.float32), *source)
     except (msgspec.DecodeError, TypeError, ValueError) as e:
         raise ValueError(f"not an entry: {e}") from None
+
+
+def _reply_to(stored: list[Any] | None) -> ReplyTo | None:
+    return None if stored is None else ReplyTo(*stored)

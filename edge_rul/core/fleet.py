@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from edge_rul.core.alarm import Change, Priority, State, Status
+from edge_rul.core.command import Command
 from edge_rul.core.entry import AssetEntry
 from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Answered
@@ -130,7 +131,9 @@ class Fleet:
     # -- what is told -----------------------------------------------------------------------------------------------
 
     def heard(self, entry: AssetEntry, wall: float) -> None:
-        """An entry came in. A reading that is older than the newest one moves only `seen`."""
+        """An entry came in. A reading that is older than the newest one moves only `seen`; a command moves nothing."""
+        if isinstance(entry, Command):
+            return
         record = self._record(entry.asset)
         if record is None:
             return

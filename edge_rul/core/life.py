@@ -74,10 +74,14 @@ class Lives:
         self._rings = rings
         self._limit = limit
         self._lives: dict[Asset, _Life] = {}
+        self._free: list[int] = []  # rows of assets that are gone
         self.changed: set[Asset] = set()
 
     def __len__(self) -> int:
         return len(self._lives)
+
+    def __contains__(self, asset: Asset) -> bool:
+        return asset in self._lives
 
     @property
     def assets(self) -> list[Asset]:
@@ -124,9 +128,18 @@ class Lives:
         self._end(life, None if life.last_time is None else life.last_time + 1)
         return life.number, life.last_cycle
 
+    def remove(self, asset: Asset) -> tuple[int, int]:
+        """Forget the asset: its life's number, its last cycle. If it comes back it begins anew, with life 0."""
+        life = self._lives.pop(asset)
+        self._rings.clear(life.row)
+        self._free.append(life.row)
+        self.changed.add(asset)
+        return life.number, life.last_cycle
+
     def newest(self, asset: Asset) -> tuple[int, Answer] | None:
         """The asset's life and its newest answer as it was last given; None where there is none."""
-        life = self._lives[asset]
+        if (life := self._lives.get(asset)) is None:
+            return None
         position = self._rings.count(life.row) - 1
         if life.empty or (revision := self._rings.revision(life.row, position)) < 0:
             return None
@@ -135,13 +148,18 @@ class Lives:
         return (life.number, Answer(life.last_cycle, time, revision, window, True)) if window else None
 
     def dump(self, asset: Asset) -> bytes:
-        """The asset's state."""
-        life = self._lives[asset]
+        """The asset's state; empty where it was removed."""
+        if (life := self._lives.get(asset)) is None:
+            return b""
         fields = msgspec.structs.astuple(life)[1:]
         return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row)))
 
     def load(self, asset: Asset, blob: bytes) -> None:
         """Take the state that `dump` gave. Raises ValueError where it is of another version or other inputs."""
+        if not blob:
+            if asset in self._lives:
+                self.remove(asset)
+            return
         state = msgspec.msgpack.decode(blob, type=_Blob)
         if state.version != 1:
             raise ValueError(f"the state of {asset} has version {state.version}, this program reads 1")
@@ -150,8 +168,9 @@ class Lives:
         self._lives[asset] = _Life(life.row, *state.life)
 
     def _add(self, asset: Asset) -> _Life:
-        life = self._lives[asset] = _Life(len(self._lives))
-        self._rings.reserve(len(self._lives))
+        row = self._free.pop() if self._free else len(self._lives)
+        self._rings.reserve(row + 1)
+        life = self._lives[asset] = _Life(row)
         return life
 
     def _judge(self, life: _Life, reading: Reading) -> Reason | str:

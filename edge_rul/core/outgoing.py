@@ -6,6 +6,7 @@ Owns topics, quality of service, retention and the published shapes. Knows no cl
     alarm         QoS 1, retained       the current state of one alarm of one asset
     alarm event   QoS 1, not retained   it happened once
     dead letter   QoS 1, not retained   a message that was not used, and why
+    reply         QoS 1, not retained   what became of a command
     statistics    QoS 0, not retained   how the daemon does
     status        QoS 1, retained       what serves
     availability  QoS 1, retained       `online`, or `offline` as the last will
@@ -13,12 +14,14 @@ Owns topics, quality of service, retention and the published shapes. Knows no cl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edge_rul.core.alarm import Change, Priority
+from edge_rul.core.command import Reply, ReplyTo
 from edge_rul.core.dead_letter import DeadLetter
 from edge_rul.core.prediction import Prediction
 from edge_rul.core.status import Status
@@ -28,13 +31,14 @@ _encoder = msgspec.json.Encoder()
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message to publish. seq: of the entry that it comes from."""
+    """A message to publish. seq: of the entry that it comes from. correlation: MQTT 5's, of a reply."""
 
     topic: str
     payload: bytes
     retain: bool
     seq: int
     qos: int = 1
+    correlation: bytes = b""
 
 
 class AlarmState(msgspec.Struct, frozen=True):
@@ -109,6 +113,7 @@ PUBLISHED: dict[str, Any] = {
     "alarm": AlarmState,
     "alarm-event": AlarmEvent,
     "dead-letter": DeadLetter,
+    "reply": Reply,
     "statistics": Statistics,
     "status": Status,
 }
@@ -194,6 +199,15 @@ class Outgoing:
         topic = self._alarm.format({**asset.fields(), "alarm": rule.name})
         messages.append(Message(topic, _encoder.encode(state), True, seq))
         return messages
+
+    def reply(self, reply: Reply, to: ReplyTo, seq: int) -> Message:
+        return Message(to.topic, _encoder.encode(reply), False, seq, correlation=to.correlation)
+
+    def nothing(self, asset: Asset, alarms: Iterable[str], seq: int) -> list[Message]:
+        """Empty retained messages, which clear what the broker keeps of an asset. alarms: their names."""
+        fields = asset.fields()
+        topics = [self._prediction.format(fields), *(self._alarm.format({**fields, "alarm": n}) for n in alarms)]
+        return [Message(topic, b"", True, seq) for topic in topics]
 
     def dead_letter(self, letter: DeadLetter, seq: int) -> list[Message]:
         if self._dead_letter is None:

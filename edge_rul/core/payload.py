@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edge_rul.core.command import Command, CommandReader, ReplyTo
 from edge_rul.core.dead_letter import Refused, refuse
 from edge_rul.core.normalise import Array
 from edge_rul.core.topic import Asset, Template, name_problem
@@ -47,16 +48,10 @@ class Reading(msgspec.Struct, frozen=True):
     source: int = 0
 
 
-class Reset(msgspec.Struct, frozen=True):
-    """A command: the asset was overhauled or replaced; its next reading begins a life."""
-
-    asset: Asset
-
-
 class Decoded(msgspec.Struct, frozen=True):
     """What one message held. future: readings whose time was dropped, as it lay ahead of our clock."""
 
-    entries: list[Reading | Reset] = []
+    entries: list[Reading | Command] = []
     rejected: list[Refused] = []
     future: int = 0
 
@@ -68,12 +63,6 @@ class _Cycle(msgspec.Struct):
     asset: str | None = None
 
 
-class _Command(msgspec.Struct):
-    command: str
-    asset: str
-    levels: dict[str, str] = {}
-
-
 class Decoder:
     """Decodes the messages of one bundle and one configuration."""
 
@@ -83,6 +72,7 @@ class Decoder:
         readings: Sequence[Template],
         *,
         command: Template | None = None,
+        outputs: Sequence[Template] = (),
         hold: Iterable[str] = (),
         payload_limit: int = 128 * 1024,
         refused_limit: int = 1024,
@@ -90,13 +80,15 @@ class Decoder:
     ) -> None:
         """inputs: names in the bundle's order. hold: those whose previous value may stand in. skew: seconds.
 
-        refused_limit: bytes that are kept of what is refused.
+        outputs: where the daemon publishes, and a reply may not go. refused_limit: bytes kept of what is refused.
         """
         self._inputs = tuple(inputs)
         self._hold = frozenset(hold)
         self._readings = tuple(readings)
         self._command = command.text if command else None
         self._levels = tuple(name for name in self._readings[0].names if name != "asset")
+        ours = [*self._readings, *outputs, *([command] if command else [])]
+        self._commands = CommandReader(self._levels, ours)
         self._limit = payload_limit
         self.refused_limit = refused_limit
         self._skew = round(skew * 1000)
@@ -106,13 +98,18 @@ class Decoder:
         self._assets: dict[str, Asset] = {}  # of topics that name one, each in `_topics` too
         self._float32 = struct.Struct(f"={len(self._inputs)}f").pack
 
-    def decode(self, topic: str, payload: bytes, received: int) -> Decoded:
-        """Never raises for what a sender can do. received: our clock in epoch milliseconds."""
+    def decode(
+        self, topic: str, payload: bytes, received: int, *, reply_to: ReplyTo | None = None, retained: bool = False
+    ) -> Decoded:
+        """Never raises for what a sender can do. received: our clock in epoch milliseconds.
+
+        reply_to: where MQTT 5 says that the answer goes. retained: the broker had kept it.
+        """
+        if topic == self._command:
+            return self._decode_command(topic, payload, reply_to, retained)
         try:
             if len(payload) > self._limit:
-                raise BadMessage(Reason.TOO_LARGE, topic, f"{len(payload)} bytes, at most {self._limit} are allowed")
-            if topic == self._command:
-                return Decoded([self._reset(topic, payload)])
+                raise self._too_large(topic, payload)
             source, levels = self._match(topic)
             elements = self._elements(topic, payload)
         except BadMessage as e:
@@ -131,6 +128,19 @@ class Decoder:
                 future += 1
             result.entries.append(reading)
         return Decoded(result.entries, result.rejected, future)
+
+    def _decode_command(self, topic: str, payload: bytes, given: ReplyTo | None, retained: bool) -> Decoded:
+        reply_to = None
+        try:
+            if len(payload) > self._limit:
+                raise self._too_large(topic, payload)
+            reply_to = self._commands.address(topic, payload, given)
+            return Decoded([self._commands.read(topic, payload, reply_to, retained=retained)])
+        except BadMessage as e:
+            return Decoded(rejected=[refuse(e, payload, self.refused_limit, reply_to)])
+
+    def _too_large(self, topic: str, payload: bytes) -> BadMessage:
+        return BadMessage(Reason.TOO_LARGE, topic, f"{len(payload)} bytes, at most {self._limit} are allowed")
 
     def topic(self, reading: Reading) -> str:
         """The topic that the reading came on, or the first template where the configuration has changed since."""
@@ -222,19 +232,6 @@ class Decoder:
             else:
                 numbers.append(value)
         return np.array(numbers, np.float32)
-
-    def _reset(self, topic: str, payload: bytes) -> Reset:
-        try:
-            command = msgspec.json.decode(payload, type=_Command)
-        except (msgspec.DecodeError, ValueError, RecursionError) as e:
-            raise BadMessage(Reason.BAD_COMMAND, topic, str(e)) from None
-        if command.command != "reset":
-            raise BadMessage(Reason.BAD_COMMAND, topic, f"command is {command.command[:40]!r}, expected 'reset'")
-        if set(command.levels) != set(self._levels):
-            raise BadMessage(
-                Reason.BAD_COMMAND, topic, f"levels is {command.levels}, expected {', '.join(self._levels) or 'none'}"
-            )
-        return Reset(self._asset(topic, {"asset": command.asset, **command.levels}, None))
 
 
 def _bytes(element: Any, payload: bytes) -> bytes:

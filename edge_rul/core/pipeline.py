@@ -16,15 +16,16 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from edge_rul.core import dead_letter
+from edge_rul.core import command, dead_letter
 from edge_rul.core.alarm import Alarms, Change, Rule
-from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife
+from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed
+from edge_rul.core.command import Command, Reply, ReplyTo
 from edge_rul.core.dead_letter import Refused
 from edge_rul.core.entry import Entry
 from edge_rul.core.life import Lives
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message, Outgoing, iso
-from edge_rul.core.payload import Decoded, Decoder, Reading, Reset
+from edge_rul.core.payload import Decoded, Decoder, Reading
 from edge_rul.core.prediction import Model, Prediction, predict
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
@@ -34,7 +35,10 @@ from edge_rul.errors import Reason
 
 
 class AlarmRow(msgspec.Struct, frozen=True):
-    """An asset's alarms as they stood at `seq`; a journal keeps the newest at or below its watermark."""
+    """An asset's alarms as they stood at `seq`; a journal keeps the newest at or below its watermark.
+
+    blob: empty where it has none any more.
+    """
 
     seq: int
     asset: Asset
@@ -52,6 +56,8 @@ class Answered(msgspec.Struct, frozen=True):
 class Completed(msgspec.Struct):
     """What a batch's answers lead to, in order of seq. answers, changes: what the messages say, for who looks on.
 
+    replies: what became of commands. removed: assets that are no more.
+
     unsettled: seq of the first step whose answer hangs on the order in which readings came: a window with a gap or a
     held value, a revision, a new life, a reading that is not used. Until its entry is durable a crash may bring its
     readings back in another order (a broker that was killed forgets), and the same key would get two answers. None
@@ -64,6 +70,8 @@ class Completed(msgspec.Struct):
     answers: list[Answered] = []
     changes: list[Change] = []
     unanswered: list[Due] = []  # the engine's answer was not finite
+    replies: list[Reply] = []
+    removed: list[Asset] = []
 
 
 class Pipeline:
@@ -71,8 +79,7 @@ class Pipeline:
 
     counts: `readings` that came in, `gaps` (cycles that never came), `late` ones among the readings, `predictions`,
     `revisions` among those, due windows that were `skipped`, `dead_letters`, and `future_times` that were dropped.
-    dropped: by reason;
-    with `readings` it accounts for every element of every message.
+    dropped: by reason; with `readings` it accounts for every element of every message.
     """
 
     def __init__(
@@ -115,9 +122,11 @@ class Pipeline:
         self.counts: Counter[str] = Counter()
         self.dropped: Counter[Reason] = Counter()
 
-    def decode(self, topic: str, payload: bytes, received: int) -> Decoded:
+    def decode(
+        self, topic: str, payload: bytes, received: int, *, reply_to: ReplyTo | None = None, retained: bool = False
+    ) -> Decoded:
         """One message to entries. received: the caller's clock, epoch milliseconds. Rejected elements are counted."""
-        decoded = self._decoder.decode(topic, payload, received)
+        decoded = self._decoder.decode(topic, payload, received, reply_to=reply_to, retained=retained)
         self.counts["future_times"] += decoded.future
         for bad in decoded.rejected:
             self.dropped[bad.reason] += 1
@@ -177,17 +186,27 @@ class Pipeline:
         if isinstance(entry, Refused):
             if seq > self._answered:
                 self._builder.add(Letter(seq, dead_letter.of_refused(entry), settled=True))
+                if entry.reply_to is not None:
+                    self._builder.add(Obeyed(seq, command.refusal(entry.reply_to, entry.problem), entry.reply_to))
         elif seq <= self._answered and seq <= self._restored.get(entry.asset, 0):
             pass  # its asset's snapshot holds it already
-        elif isinstance(entry, Reset):
-            self._reset(seq, entry)
+        elif isinstance(entry, Command):
+            self._obey(seq, entry)
         else:
             self._apply(seq, entry)
 
-    def _reset(self, seq: int, entry: Reset) -> None:
-        if (ended := self.lives.reset(entry.asset)) is not None and seq > self._answered:
-            life, last_cycle = ended
-            self._builder.add(NewLife(seq, entry.asset, life, last_cycle, None))
+    def _obey(self, seq: int, entry: Command) -> None:
+        asset = entry.asset
+        step: NewLife | Removed | None = None
+        error = None if asset in self.lives else "the daemon knows no such asset"
+        if error is None and entry.action == "remove":
+            step = Removed(seq, asset, *self.lives.remove(asset))
+        elif error is None and (ended := self.lives.reset(asset)) is not None:
+            step = NewLife(seq, asset, *ended, None)
+        if seq > self._answered:
+            if step is not None:
+                self._builder.add(step)
+            self._builder.add(Obeyed(seq, command.reply(entry, error), entry.reply_to))
 
     def _apply(self, seq: int, reading: Reading) -> None:
         applied = self.lives.apply(reading)
@@ -241,6 +260,14 @@ class Pipeline:
                 messages = self._outgoing.dead_letter(step.letter, step.seq)
                 self.counts["dead_letters"] += len(messages)
                 done.messages += messages
+            elif isinstance(step, Obeyed):
+                settled = False
+                done.replies.append(step.reply)
+                if step.reply_to is not None:
+                    done.messages.append(self._outgoing.reply(step.reply, step.reply_to, step.seq))
+            elif isinstance(step, Removed):
+                settled = False
+                self._remove(done, step)
             else:
                 settled = False
                 self._changed(done, step, self.alarms.new_life(step.asset, step.life, step.cycle, step.time))
@@ -263,6 +290,17 @@ class Pipeline:
             probabilities = prediction.health.probabilities
             changes = self.alarms.predicted(due.asset, due.life, due.cycle, due.time, prediction.rul, probabilities)
             self._changed(done, due, changes)
+
+    def _remove(self, done: Completed, step: Removed) -> None:
+        """Alarms end with an event each; what was retained goes."""
+        changes = self.alarms.new_life(step.asset, step.life, step.cycle, None)
+        done.changes += changes
+        done.messages += [message for message in self._messages(changes, step.seq) if not message.retain]
+        nothing = self._outgoing.nothing(step.asset, self.alarms.names, step.seq)
+        done.messages.extend(self._in_order(message) for message in nothing)
+        self.alarms.remove(step.asset)
+        done.alarms.append(AlarmRow(step.seq, step.asset, b""))
+        done.removed.append(step.asset)
 
     def _changed(self, done: Completed, step: Due | NewLife, changes: list[Change]) -> None:
         if changes:

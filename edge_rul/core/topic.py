@@ -47,6 +47,15 @@ def name_problem(name: str) -> str | None:
     return None
 
 
+def topic_problem(topic: str) -> str | None:
+    """What forbids publishing on `topic`, which somebody else chose, or None."""
+    if not topic or len(topic.encode(errors="replace")) > 1024:
+        return "is empty or longer than 1024 bytes"
+    if set(topic) & set("+#") or topic.startswith("$") or _CONTROL.search(topic):
+        return "has wildcards or control characters, or belongs to the broker"
+    return None
+
+
 class Template:
     """A topic with named levels, each a whole level: `plant/{line}/{asset}/cycle`.
 

@@ -179,8 +179,7 @@ def test_a_forgotten_asset_leaves_the_file(tmp_path: Path, idle: None) -> None:
     tell(history, 1, Asset("y"))
     history.take()
     history._write()
-    with history.fleet() as fleet:
-        fleet.forget(X)
+    history.removed([X])
     history.close()
     again = open_history(tmp_path)
     assert shown(again) == (None, [], 0) and shown(again, "y")[0] == 1

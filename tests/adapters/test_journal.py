@@ -26,8 +26,9 @@ from edge_rul.adapters import journal_file
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.journal_file import FILE
 from edge_rul.config import JournalSettings
+from edge_rul.core.command import Command
 from edge_rul.core.entry import Entry
-from edge_rul.core.payload import Reading, Reset
+from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import AlarmRow
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, JournalError
@@ -108,7 +109,7 @@ def test_a_commit_is_due_by_time_from_the_first_entry_or_by_rows(tmp_path: Path)
 def test_nothing_is_durable_before_the_commit_and_all_of_it_after(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with opened(state) as journal:
-        numbered = journal.append([*readings(3, B), Reset(A)], 0.0, fleeting=True)
+        numbered = journal.append([*readings(3, B), Command("reset", A)], 0.0, fleeting=True)
         assert [(n.seq, n.fleeting) for n in numbered] == [(1, True), (2, True), (3, True), (4, True)]
         assert (journal.last, journal.committed) == (4, 0)
         assert rows(state) == 0
@@ -122,7 +123,7 @@ def test_nothing_is_durable_before_the_commit_and_all_of_it_after(tmp_path: Path
             found = after.read(0, 10)
             assert [n.seq for n in found] == [1, 2, 3, 4]
             assert [n.entry.asset for n in found] == [B, B, B, A]
-            assert isinstance(found[3].entry, Reset)
+            assert isinstance(found[3].entry, Command)
             assert isinstance(found[1].entry, Reading)
             np.testing.assert_array_equal(found[1].entry.values, np.array([2, 0.5], np.float32))
 

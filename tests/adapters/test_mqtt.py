@@ -18,9 +18,12 @@ import structlog
 import structlog.testing
 from conftest import Broker, absent, start_mosquitto
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edge_rul.adapters.mqtt import MqttTransport, Received
 from edge_rul.config import Limits, Mqtt
+from edge_rul.core.command import ReplyTo
 from edge_rul.core.outgoing import Message
 from edge_rul.errors import EXIT_REFUSED, EXIT_TAKEOVER, EdgeRulError, SessionTakenOver, TransportError
 
@@ -118,6 +121,30 @@ def test_messages_come_in_order_and_go_out_once(mosquitto: Broker, peer: Peer, v
         until(made, lambda: made.backlog == 0)
         until(made, lambda: sum(t.startswith("out/") for t, _, _ in peer.heard) >= 200)
     assert [t for t, _, _ in peer.heard if t.startswith("out/")] == [f"out/{i}" for i in range(200)]
+
+
+@pytest.mark.parametrize("version", [5, "3.1.1"])
+def test_a_command_tells_where_its_answer_goes_and_the_answer_says_which_it_answers(
+    mosquitto: Broker, version: Any
+) -> None:
+    heard: list[Any] = []
+    peer = Peer(mosquitto.port, "answers")
+    peer.client.on_message = lambda _c, _u, message: heard.append(message)
+    with transport(mosquitto.port, version=version) as made:
+        until(made, lambda: made.subscribed)
+        properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.ResponseTopic, properties.CorrelationData = "answers", b"\x00\xff"
+        peer.client.publish("in/a", b"command", qos=1, retain=True, properties=properties).wait_for_publish(PATIENCE)
+        (received,) = take(made, 1)
+        five = version == 5
+        assert received.reply_to == (ReplyTo("answers", b"\x00\xff") if five else None)
+        assert not received.retained  # it had subscribed before
+        made.send([Message("answers", b"done", False, 1, correlation=b"\x00\xff")])
+        until(made, lambda: len(heard) == 1)
+        assert getattr(heard[0].properties, "CorrelationData", None) == (b"\x00\xff" if five else None)
+    peer.close()
+    with transport(mosquitto.port, version=version, client_id="late") as made:
+        assert [m.retained for m in take(made, 1)] == [True]
 
 
 @pytest.mark.parametrize("version", [5, "3.1.1"])

@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge_rul.core.command import Command, ReplyTo
 from edge_rul.core.dead_letter import Refused
 from edge_rul.core.entry import Entry, pack, unpack
-from edge_rul.core.payload import Reading, Reset
+from edge_rul.core.payload import Reading
 from edge_rul.core.topic import Asset
 from edge_rul.errors import Reason
 
@@ -34,7 +35,9 @@ def same(found: Entry, expected: Entry) -> bool:
     [
         Reading(X, 2**53, None, np.array([1.5, np.nan], np.float32)),
         Reading(X, 0, -1, np.array([], np.float32), source=3),
-        Reset(X),
+        Command("remove", X, "kim", "sold", ReplyTo("r/kim", b"\xff", "7")),
+        Command("reset", X),
+        Refused(Reason.BAD_COMMAND, "cmd", "?", b"", 0, ReplyTo("r")),
         Refused(Reason.NOT_JSON, "plant/\u00e9", "no JSON", b"\xff\x00", 70_000),
     ],
     ids=lambda entry: type(entry).__name__,
@@ -46,6 +49,10 @@ def test_an_entry_survives_the_journal(entry: Entry) -> None:
 def test_a_reading_of_the_version_before_has_no_source() -> None:
     old = msgspec.msgpack.encode((0, "x", (("line", "a"),), 7, 1000, np.array([1, 2], "<f4").tobytes()))
     assert same(unpack(old), Reading(X, 7, 1000, np.array([1, 2], np.float32)))
+
+
+def test_a_reset_of_the_version_before_says_neither_who_nor_why() -> None:
+    assert unpack(msgspec.msgpack.encode((1, "x", (("line", "a"),)))) == Command("reset", X)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", msgspec.msgpack.encode((9, "x", ())), msgspec.msgpack.encode((2, "?"))])

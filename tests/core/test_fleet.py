@@ -9,8 +9,9 @@ import pytest
 from page_fleet import CRITICAL, LOW, make_fleet, prediction
 
 from edge_rul.core.alarm import Change, State, Status
+from edge_rul.core.command import Command
 from edge_rul.core.fleet import Fleet, Query
-from edge_rul.core.payload import Reading, Reset
+from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import Quality
 from edge_rul.core.topic import Asset
@@ -93,8 +94,9 @@ def test_a_late_reading_is_heard_but_does_not_turn_the_values_back() -> None:
     assert record is not None and (record.cycle, record.values, record.seen) == (9, [9.0], 2.0)
     hear(fleet, "x", 1, time=10_000, wall=3.0, value=1.0)  # a new life
     assert (record.cycle, record.values) == (1, [1.0])
-    fleet.heard(Reset(asset("x")), 4.0)
-    assert (record.cycle, record.seen) == (1, 4.0)
+    fleet.heard(Command("reset", asset("x")), 4.0)
+    fleet.heard(Command("reset", asset("nobody")), 4.0)
+    assert (record.cycle, record.seen, len(fleet)) == (1, 3.0, 1)
 
 
 def test_a_revision_of_an_older_cycle_leaves_the_newest_answer() -> None:

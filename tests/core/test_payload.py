@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_rul.core.payload import Decoded, Decoder, Reading, Reset
+from edge_rul.core.payload import Decoded, Decoder, Reading
 from edge_rul.core.topic import Asset, Template
 from edge_rul.errors import Reason
 
@@ -164,25 +164,6 @@ def test_nobody_names_the_asset() -> None:
 def test_a_topic_that_is_not_ours() -> None:
     (bad,) = decode({"cycle": 1, "values": [1, 2, 3]}, topic="other").rejected
     assert bad.reason is Reason.BAD_TOPIC
-
-
-def test_reset() -> None:
-    decoded = decode({"command": "reset", "asset": "pump-1", "levels": {"line": "A"}}, topic="cmd")
-    assert decoded.entries == [Reset(Asset("pump-1", (("line", "A"),)))]
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"reset",
-        {"command": "explode", "asset": "pump-1", "levels": {"line": "A"}},
-        {"command": "reset", "asset": "pump-1"},
-        {"command": "reset", "asset": "pump-1", "levels": {"line": 3}},
-    ],
-)
-def test_a_command_that_cannot_be_read(payload: Any) -> None:
-    (bad,) = decode(payload, topic="cmd").rejected
-    assert bad.reason is Reason.BAD_COMMAND
 
 
 _JSON = st.recursive(

@@ -1,0 +1,133 @@
+"""What may be commanded, where the answer goes, and what becomes of both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from core.test_pipeline import Tail, drain, make, predictions, send
+
+from edge_rul.core.command import Command, ReplyTo
+from edge_rul.core.dead_letter import Refused
+from edge_rul.core.outgoing import Message
+from edge_rul.core.payload import Decoded, Decoder
+from edge_rul.core.topic import Asset, Template
+from edge_rul.errors import Reason
+
+RESET = {"command": "reset", "asset": "pump-1", "levels": {"line": "A"}}
+PUMP = Asset("pump-1", (("line", "A"),))
+
+
+def decode(payload: Any, **how: Any) -> Decoded:
+    decoder = Decoder(
+        ["a"],
+        [Template("plant/{line}/{asset}/cycle")],
+        command=Template("cmd"),
+        outputs=[Template("out/{line}/{asset}/p")],
+        payload_limit=5000,
+    )
+    data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return decoder.decode("cmd", data, 0, **how)
+
+
+def refused(payload: Any, **how: Any) -> Refused:
+    decoded = decode(payload, **how)
+    assert decoded.entries == []
+    (found,) = decoded.rejected
+    assert found.reason in (Reason.BAD_COMMAND, Reason.TOO_LARGE)
+    return found
+
+
+def test_a_command_says_who_and_why_and_where_the_answer_goes() -> None:
+    sent = {**RESET, "who": "kim", "why": "overhaul", "reply_to": "answers/kim", "id": "7"}
+    assert decode(sent).entries == [Command("reset", PUMP, "kim", "overhaul", ReplyTo("answers/kim", b"", "7"))]
+    given = ReplyTo("answers/five", b"\x01")
+    (command,) = decode(sent, reply_to=given).entries
+    assert isinstance(command, Command)
+    assert command.reply_to == ReplyTo("answers/five", b"\x01", "7")
+    assert decode({**RESET, "command": "remove"}).entries == [Command("remove", PUMP)]
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"reset", "JSON"),
+        ({**RESET, "command": "explode"}, "explode"),
+        ({"command": "reset", "asset": "pump-1"}, "expected line"),
+        ({**RESET, "levels": {"line": 3}}, "str"),
+        ({**RESET, "asset": "a/b"}, "separates"),
+        ({**RESET, "who": "x" * 257}, "256"),
+        ({**RESET, "whom": "kim"}, "whom"),
+        ({**RESET, "why": "x" * 5000}, "5000 are allowed"),
+    ],
+)
+def test_a_command_that_cannot_be_read(payload: Any, says: str) -> None:
+    assert says in refused(payload).problem
+
+
+@pytest.mark.parametrize("topic", ["plant/A/x/cycle", "cmd", "out/A/pump-1/p", "a/+", "#", "", "$SYS/x", "x" * 1025])
+def test_nobody_can_make_the_daemon_talk_to_itself_or_in_its_own_name(topic: str) -> None:
+    for found in (refused({**RESET, "reply_to": topic}), refused(RESET, reply_to=ReplyTo(topic))):
+        assert "the reply topic" in found.problem
+        assert found.reply_to is None
+
+
+def test_a_retained_command_is_refused_as_it_would_come_again_and_again() -> None:
+    assert "retained" in refused(RESET, retained=True).problem
+
+
+def command(pipeline: Any, tail: Tail, **fields: Any) -> None:
+    decoded = pipeline.decode("cmd", json.dumps({"asset": "x", "reply_to": "re", **fields}).encode(), 0)
+    tail.put([*decoded.entries, *decoded.rejected])
+
+
+def replies(messages: list[Message]) -> list[tuple[bool, str | None, str | None]]:
+    said = [json.loads(m.payload) for m in messages if m.topic == "re"]
+    return [(m["ok"], m["command"], m["error"]) for m in said]
+
+
+def test_every_command_is_answered_in_its_place() -> None:
+    pipeline, tail = make(), Tail(100)
+    command(pipeline, tail, command="reset", id="1")
+    for cycle in range(1, 4):
+        send(pipeline, tail, "x", cycle, 50.0)
+    command(pipeline, tail, command="reset")
+    command(pipeline, tail, command="dance")
+    messages = drain(pipeline, tail)
+    unknown, done, odd = replies(messages)
+    assert unknown == (False, "reset", "the daemon knows no such asset")
+    assert done == (True, "reset", None)
+    assert odd[:2] == (False, None) and "dance" in str(odd[2])
+    assert json.loads(messages[0].payload)["id"] == "1"
+    assert [m.topic for m in messages] == ["re", "out/x/p", "out/x/a/low", "re", "out/dead", "re"]
+
+
+def test_a_removed_asset_leaves_nothing_retained_and_begins_anew() -> None:
+    pipeline, tail = make(), Tail(100)
+    for cycle in range(1, 4):
+        send(pipeline, tail, "x", cycle, 10.0)
+    send(pipeline, tail, "y", 1, 50.0)
+    retained = {m.topic for m in drain(pipeline, tail) if m.retain}
+    command(pipeline, tail, command="remove")
+    messages = drain(pipeline, tail)
+    assert {m.topic for m in messages if m.retain and not m.payload} == retained == {"out/x/p", "out/x/a/low"}
+    assert [json.loads(m.payload)["event"] for m in messages if m.topic == "out/x/e"] == ["cleared"]
+    assert replies(messages) == [(True, "remove", None)]
+    assert pipeline.lives.assets == [Asset("y")]
+    for cycle in range(7, 10):
+        send(pipeline, tail, "x", cycle, 50.0)
+        send(pipeline, tail, "y", cycle, 50.0 + cycle)
+    found = {(p["asset"], p["life"], p["cycle"]): p["rul"] for p in predictions(drain(pipeline, tail))}
+    assert found[("x", 0, 9)] == pytest.approx(50.0)
+    assert found[("y", 0, 9)] == pytest.approx(59.0)  # the freed row became nobody else's
+
+
+def test_what_is_retained_of_a_removed_asset_goes_once_it_has_caught_up() -> None:
+    pipeline, tail = make(), Tail(100)
+    for cycle in range(1, 4):
+        send(pipeline, tail, "x", cycle, 50.0)
+    command(pipeline, tail, command="remove")
+    pipeline.begin(replay_from=0, answered=3, catch_up=4)
+    assert [m.topic for m in drain(pipeline, tail) if m.retain] == []
+    assert [(m.topic, m.payload) for m in pipeline.caught_up()] == [("out/x/p", b""), ("out/x/a/low", b"")]
