@@ -102,6 +102,7 @@ def daemon(tmp_path: Path, tiny_bundle: Bundle) -> Iterator[Daemon]:
 
 
 def main(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    capsys.readouterr()  # what the daemon logged
     try:
         code = cli.main([str(a) for a in arguments])
     except SystemExit as e:
