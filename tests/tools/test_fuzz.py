@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fuzz
 import pytest
 
@@ -42,7 +44,7 @@ def test_an_exception_is_told_with_its_message_and_seed(
 ) -> None:
     honest = Decoder.decode
 
-    def broken(self: Decoder, topic: str, payload: bytes, received: int) -> Decoded:
+    def broken(self: Decoder, topic: str, payload: bytes, received: int, **how: Any) -> Decoded:
         decoded = honest(self, topic, payload, received)
         if any(bad.reason is Reason.BAD_TIME for bad in decoded.rejected):
             raise OverflowError("a stamp")
