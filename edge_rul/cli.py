@@ -15,6 +15,7 @@ from typing import Protocol
 
 from edge_rul import __version__
 from edge_rul.commands import (
+    asset,
     check,
     doctor,
     evaluate,
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "check": check,
     "status": status,
     "doctor": doctor,
+    "asset": asset,
     "reload": reload,
     "train": train,
     "evaluate": evaluate,

@@ -31,13 +31,14 @@ class Visit(Protocol):
 class Told(msgspec.Struct):
     """serves: whether statistics came, which only a daemon that goes round sends. why: why not, or "".
 
-    availability: `online`, `offline`, or None where nobody ever said. statistics: as published. alarms: names of the
-    daemon's own that stand.
+    availability: `online`, `offline`, or None where nobody ever said. status, statistics: as published; the status is
+    kept by the broker, so of a daemon that is away it is the last one. alarms: names of the daemon's own that stand.
     """
 
     serves: bool = False
     why: str = ""
     availability: str | None = None
+    status: dict[str, Any] | None = None
     statistics: dict[str, Any] | None = None
     alarms: list[str] = []
 
@@ -49,7 +50,7 @@ def ask(visit: Visit, topics: Topics, seconds: float) -> Told:
     """
     told = Told()
     alarm = Template(topics.daemon_alarm)
-    refused = visit.subscribe([topics.availability, topics.statistics, alarm.filter])
+    refused = visit.subscribe([topics.availability, topics.status, topics.statistics, alarm.filter])
     if refused:
         told.why = "; ".join(f"the broker lets us not read {topic}: {why}" for topic, why in refused.items())
         return told
@@ -58,6 +59,8 @@ def ask(visit: Visit, topics: Topics, seconds: float) -> Told:
             told.availability = heard.payload.decode("utf-8", "replace")
             if told.availability == "offline":
                 break
+        elif heard.topic == topics.status:
+            told.status = _object(heard.payload)
         elif heard.topic == topics.statistics:
             told.statistics = _object(heard.payload)
             told.serves = True

@@ -72,6 +72,7 @@ def daemon(broker: Broker, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPat
             "alarm_event": "{asset}/event",
             "availability": "availability",
             "command": "command",
+            "status": "status",
             "statistics": "statistics",
             "daemon_alarm": "_daemon/alarm/{alarm}",
         }.items()
@@ -96,12 +97,34 @@ def test_status_tells_a_person_and_a_program_how_the_daemon_does(main: Main, dae
     code, out, err = main("status", "--config", daemon.config, "--wait", "60")
     assert (code, err) == (EXIT_OK, ""), daemon.log.read_text()
     assert out.startswith("edge-rul on 127.0.0.1:")
-    assert " serves\n" in out
+    assert " serves tiny on onnxruntime " in out
     assert "\nPredictions " in out
     code, out, _ = main("status", "--config", daemon.config, "--wait", "60", "--json")
     told = json.loads(out)
     assert (code, told["serves"], told["availability"], told["alarms"]) == (EXIT_OK, True, "online", [])
     assert told["statistics"]["schema"] == "edge-rul/statistics/1"
+
+
+def test_status_tells_of_a_reload_and_of_a_candidate() -> None:
+    from edge_rul.commands.status import lines
+    from edge_rul.told import Told
+
+    reload = {"ts": "2026-01-01T00:00:00Z", "changed": ["alarms", "log"], "problem": ""}
+    candidate = {"bundle": {"name": "next"}, "windows": 0, "problem": ""}
+    status = {"words": "tiny on a CPU", "reload": reload, "candidate": candidate}
+
+    def said() -> str:
+        return "\n".join(lines(Told(serves=True, status=status), "edge-rul"))
+
+    assert said().startswith("edge-rul serves tiny on a CPU\nthe last reload, 2026-01-01T00:00:00Z, took alarms, log\n")
+    assert "the candidate next has scored no window yet" in said()
+    candidate |= {"windows": 1234, "rul_mean": 1.234, "rul_largest": 20.0, "disagreement": 0.051}
+    reload["problem"] = "topics: x"
+    assert "was refused: topics: x" in said()
+    assert "differs over 1,234 windows by 1.23 in RUL on average, by 20.00 at most" in said()
+    assert "another health class of 5.1%" in said()
+    candidate["problem"] = "it was lost"
+    assert "the candidate next scores no more: it was lost" in said()
 
 
 def test_status_of_a_daemon_that_is_away_is_1(main: Main, broker: Broker, tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -154,6 +177,48 @@ def test_a_person_may_be_another_user_than_the_daemon(main: Main, tiny_bundle: B
     finally:
         guarded.process.terminate()
         guarded.process.wait(10)
+
+
+# -- asset -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_an_asset_is_reset_and_removed_and_the_answer_is_waited_for(
+    main: Main, daemon: Daemon, broker: Broker, tmp_path: Path, version: str
+) -> None:
+    """With MQTT 5 the answer's topic goes beside the command, with 3.1.1 inside."""
+    assert main("status", "--config", daemon.config, "--wait", "60")[0] == EXIT_OK
+    config = tmp_path / "edge-rul.yaml"
+    config.write_text(daemon.config.read_text().replace("mqtt: {", f"mqtt: {{version: {version}, "))
+    asset = f"pump-{version}"
+    retain(broker, f"plant/{asset}/cycle", {"cycle": 1, **VALUES})
+    ask = ("--config", config, "--why", "overhaul 4711", "--wait", "60")
+    code, out, err = main("asset", "reset", asset, *ask)
+    assert (code, out, err) == (EXIT_OK, f"reset {asset}: done\n", "")
+    code, out, _ = main("asset", "remove", asset, *ask, "--who", "kim", "--json")
+    answer = json.loads(out)
+    assert (code, answer["ok"], answer["who"], answer["why"]) == (EXIT_OK, True, "kim", "overhaul 4711")
+    code, out, err = main("asset", "remove", asset, *ask)
+    assert (code, out) == (EXIT_FOUND, "")
+    assert "the daemon refuses: the daemon knows no such asset" in err
+    code, _, err = main("asset", "reset", asset, *ask, "--level", "line=A")
+    assert code == EXIT_FOUND
+    assert "levels is" in err
+    retain(broker, f"plant/{asset}/cycle", b"")
+
+
+def test_a_command_that_nobody_answers_says_that_it_may_still_be_done(
+    main: Main, broker: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    config = configuration(tmp_path, tiny_bundle, broker.port)
+    ask = ("--config", config, "--why", "x", "--wait", "0.2")
+    code, _, err = main("asset", "reset", "pump", *ask)
+    assert code == EXIT_FOUND
+    assert "no answer within 0.2 s" in err
+    config.write_text(config.read_text() + "  command: null\n")
+    code, _, err = main("asset", "reset", "pump", *ask)
+    assert code == EXIT_CONFIG
+    assert "the daemon takes no commands" in err
 
 
 # -- check -----------------------------------------------------------------------------------------------------------

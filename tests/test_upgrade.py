@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from test_worker import Rig, reading
 
-from edge_rul.adapters.journal_file import FILE, SCHEMA_VERSION
+from edge_rul.adapters.journal_file import FILE, SCHEMA_VERSION, open_read_only
 from edge_rul.errors import EXIT_CONFIG, JournalError
 
 OLD = ROOT / "tests" / "data" / "state-1.sql"
@@ -35,7 +35,13 @@ def keys(predictions: list[dict[str, Any]]) -> list[tuple[str, int, int, float]]
 
 
 def test_the_state_of_the_first_version_is_taken_up_where_it_stood(tmp_path: Path) -> None:
-    rig = Rig(write_old(tmp_path / "state"))
+    state = write_old(tmp_path / "state")
+    with pytest.raises(JournalError, match="schema version 1") as caught, open_read_only(state / FILE):
+        pass
+    assert "the daemon brings it to this form" in caught.value.hint
+    rig = Rig(state)
+    with open_read_only(state / FILE):
+        pass  # an older program would not read it any more
     rig.settle(10.0)
     # What the old program had not seen acknowledged is answered; nothing else is.
     again = [p for p in rig.transport.predictions() if not p["retain"]]

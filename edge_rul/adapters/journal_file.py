@@ -21,7 +21,7 @@ from pathlib import Path
 
 from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, JournalError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "journal.db"
 PLEDGE = 2000  # entries beyond those that were answered at a commit that may be answered before the next
 _TABLES = """
@@ -32,8 +32,9 @@ CREATE TABLE snapshots (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, asset BLOB
 CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 """
 # From version -> statements that lead to the next one; each step is one transaction. A file of a version that is not
-# here, such as a newer program's, is refused.
-_MIGRATIONS: dict[int, tuple[str, ...]] = {}
+# here, such as a newer program's, is refused. A step may hold no statement: then what is new are kinds of entries,
+# which an older program must refuse to read.
+_MIGRATIONS: dict[int, tuple[str, ...]] = {1: ()}  # 2: refused messages; commands with who and why
 _CHECKED = ("meta", "marks", "alarms", "snapshots")
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # what a restart may find mended
 
@@ -93,11 +94,14 @@ def check_version(path: Path, db: sqlite3.Connection) -> None:
     """Raises JournalError where the file is of another schema than this program's."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
+        older = version in _MIGRATIONS
         raise JournalError(
             "open journal",
             str(path),
             f"has schema version {version}, this program reads {SCHEMA_VERSION}",
-            hint="run the version that wrote it, or move the file away: windows then begin anew",
+            hint="the daemon brings it to this form when it starts"
+            if older
+            else "run the version that wrote it, or move the file away: windows then begin anew",
             exit_code=EXIT_CONFIG,
         )
 

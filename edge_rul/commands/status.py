@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import msgspec
 
@@ -45,10 +46,35 @@ def lines(told: Told, who: str) -> list[str]:
     """As a person reads it."""
     from edge_rul.adapters.http.words import facts
 
-    said = [f"{who} {'serves' if told.serves else f'does not serve: {told.why}'}"]
+    status = told.status or {}
+    what = f"serves {status['words']}" if "words" in status else "serves"
+    said = [f"{who} {what if told.serves else f'does not serve: {told.why}'}"]
+    reload = status.get("reload")
+    if reload:
+        took = (
+            f"was refused: {reload['problem']}"
+            if reload["problem"]
+            else f"took {', '.join(reload['changed']) or 'nothing'}"
+        )
+        said.append(f"the last reload, {reload['ts']}, {took}")
+    if candidate := status.get("candidate"):
+        said.append(_beside(candidate))
     said += [f"alarm of the daemon: {name}" for name in sorted(told.alarms)]
     if told.statistics is not None:
         rows = facts(told.statistics)
         rows += [(f"Dropped, {reason}", f"{count:,}") for reason, count in sorted(told.statistics["dropped"].items())]
         said += [f"{name:<24} {value}" for name, value in rows]
     return said
+
+
+def _beside(candidate: dict[str, Any]) -> str:
+    """How a candidate differs from what serves."""
+    name, windows = candidate["bundle"]["name"], candidate["windows"]
+    if candidate["problem"]:
+        return f"the candidate {name} scores no more: {candidate['problem']}"
+    if not windows:
+        return f"the candidate {name} has scored no window yet"
+    return (
+        f"the candidate {name} differs over {windows:,} windows by {candidate['rul_mean']:.2f} in RUL on average, by "
+        f"{candidate['rul_largest']:.2f} at most, and tells another health class of {candidate['disagreement']:.1%}"
+    )

@@ -303,7 +303,9 @@ def test_a_newer_programs_file_is_refused_and_left_alone(tmp_path: Path) -> None
     with closing(sqlite3.connect(tmp_path / FILE)) as db:
         db.execute("PRAGMA user_version = 7")
     before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(JournalError, match="schema version 7, this program reads 1") as error:
+    with pytest.raises(
+        JournalError, match=f"schema version 7, this program reads {journal_file.SCHEMA_VERSION}"
+    ) as error:
         Journal(tmp_path, options())
     assert error.value.exit_code == EXIT_CONFIG
     assert "run the version that wrote it" in error.value.hint
@@ -321,18 +323,22 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
 
 def test_an_older_file_is_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     id_ = journal_of(tmp_path)
-    monkeypatch.setattr(journal_file, "SCHEMA_VERSION", 3)
-    steps = {1: ("CREATE TABLE notes (x)",), 2: ("ALTER TABLE notes ADD COLUMN y", "INSERT INTO notes VALUES (1, 2)")}
+    first = journal_file.SCHEMA_VERSION
+    monkeypatch.setattr(journal_file, "SCHEMA_VERSION", first + 2)
+    steps = {
+        first: ("CREATE TABLE notes (x)",),
+        first + 1: ("ALTER TABLE notes ADD COLUMN y", "INSERT INTO notes VALUES (1, 2)"),
+    }
     monkeypatch.setattr(journal_file, "_MIGRATIONS", steps)
     with opened(tmp_path) as journal:
         assert (journal.id, journal.last, journal.set_aside) == (id_, 3000, None)
-    assert rows(tmp_path, "PRAGMA user_version") == 3
+    assert rows(tmp_path, "PRAGMA user_version") == first + 2
     assert rows(tmp_path, "SELECT y FROM notes") == 2
-    monkeypatch.setattr(journal_file, "SCHEMA_VERSION", 4)
-    steps[3] = ("CREATE TABLE more (x)", "nonsense")
+    monkeypatch.setattr(journal_file, "SCHEMA_VERSION", first + 3)
+    steps[first + 2] = ("CREATE TABLE more (x)", "nonsense")
     with pytest.raises(JournalError):
         Journal(tmp_path, options())
-    assert rows(tmp_path, "PRAGMA user_version") == 3  # a step is whole or not at all
+    assert rows(tmp_path, "PRAGMA user_version") == first + 2  # a step is whole or not at all
     assert rows(tmp_path, "SELECT count(*) FROM sqlite_master WHERE name = 'more'") == 0
 
 
