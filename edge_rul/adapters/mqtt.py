@@ -30,6 +30,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edge_rul.adapters.mqtt_filters import Filters
 from edge_rul.adapters.mqtt_tls import hint as tls_hint
 from edge_rul.config import Limits, Mqtt
 from edge_rul.core.command import ReplyTo
@@ -87,8 +88,6 @@ class MqttTransport:
         still hold. availability: topic of `online` and, as the will, `offline`. context: for TLS, of `mqtt_tls`."""
         self._settings = settings
         self._limits = limits
-        self._filters = tuple(filters)
-        self._stale = [text for text in stale if text not in self._filters]
         self._availability = availability
         self._log = log
         self._faults = Summary(log)
@@ -118,6 +117,7 @@ class MqttTransport:
         self.refused = 0  # publishes that the broker acknowledged with a failure
         self.drained = 0.0  # monotonic time at which nothing waited for an acknowledgement, or one came
         self._client = self._make_client(password, context)
+        self.filters = Filters(filters, stale, subscribe=self._subscribe, unsubscribe=self._client.unsubscribe)
 
     def _make_client(self, password: str | None, context: ssl.SSLContext | None) -> _Client:
         five = self._settings.version == 5
@@ -327,13 +327,7 @@ class MqttTransport:
             self._connection += 1
             self._overflow = self._renewing = False
         client.publish(self._availability, b"online", qos=1, retain=True)
-        if self._stale:
-            client.unsubscribe(self._stale)
-        if self._settings.version == 5:
-            options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
-            client.subscribe([(text, options) for text in self._filters])
-        else:
-            client.subscribe([(text, 1) for text in self._filters])
+        self.filters.connect()
         self._since = time.monotonic()
         if not flags.session_present:
             self.new_session = True
@@ -383,14 +377,19 @@ class MqttTransport:
                 hint = f"is another client connected as {self._settings.client_id!r}? Each needs its own mqtt.client_id"
                 self._log.error("connection_contested", broker=self._broker, hint=hint)
 
-    def _on_subscribe(self, client: paho.Client, _: Any, _mid: int, codes: list[ReasonCode], _properties: Any) -> None:
-        for text, code in zip(self._filters, codes, strict=False):
-            if code.is_failure:
-                hint = "grant the daemon's user the right to read it"
-                self._end(TransportError("subscribe", text, f"the broker refuses: {code}", hint=hint))
-                client.disconnect()
-                return
-        self._stale.clear()  # the UNSUBSCRIBE went out before the SUBSCRIBE that is answered here
+    def _subscribe(self, filters: Sequence[str]) -> int | None:
+        """Send a SUBSCRIBE at QoS 1. Returns its id, None without a connection."""
+        options: Any = 1
+        if self._settings.version == 5:
+            options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+        return self._client.subscribe([(text, options) for text in filters])[1]
+
+    def _on_subscribe(self, client: paho.Client, _: Any, mid: int, codes: list[ReasonCode], _properties: Any) -> None:
+        if (refused := self.filters.answered(mid, codes)) is not None:
+            hint = "grant the daemon's user the right to read it"
+            self._end(TransportError("subscribe", refused[0], f"the broker refuses: {refused[1]}", hint=hint))
+            client.disconnect()
+            return
         self.on_subscribed()
         self.subscribed = True
         self.attempted.set()  # only now does the broker keep for us what is published

@@ -22,6 +22,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge_rul.adapters.mqtt import MqttTransport, Received
+from edge_rul.adapters.mqtt_filters import Filters
 from edge_rul.config import Limits, Mqtt
 from edge_rul.core.command import ReplyTo
 from edge_rul.core.outgoing import Message
@@ -341,8 +342,10 @@ def test_no_delay_is_set_on_the_socket(mosquitto: Broker) -> None:
 def test_a_refused_subscription_is_fatal_and_names_the_topic(mosquitto: Broker) -> None:
     with transport(mosquitto.port) as made:
         until(made, lambda: made.subscribed)
+        made.filters = Filters(["in/+"], [], subscribe=lambda _: 7, unsubscribe=lambda _: None)
+        made.filters.connect()
         code = paho.ReasonCode(paho.PacketTypes.SUBACK, identifier=0x87)
-        made._client.on_subscribe(made._client, None, 1, [code], None)  # type: ignore[misc]
+        made._client.on_subscribe(made._client, None, 7, [code], None)  # type: ignore[misc]
         with pytest.raises(TransportError, match=r"in/\+.*Not authorized"):
             until(made, lambda: False)
 
