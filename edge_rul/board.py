@@ -11,7 +11,7 @@ import msgspec
 
 from edge_rul.adapters import systemd
 from edge_rul.adapters.journal import Journal
-from edge_rul.core.outgoing import Message, Outgoing, iso
+from edge_rul.core.outgoing import Message, Outgoing, iso, withdrawn
 from edge_rul.core.status import Status
 
 
@@ -41,6 +41,13 @@ class Board:
         changed = msgspec.structs.replace(self.status, **fields)
         if changed != self.status:
             self.status = msgspec.structs.replace(changed, ts=iso(round(wall * 1000)) or "")
+
+    def move(self, outgoing: Outgoing) -> None:
+        """From the topics of one configuration to those of another."""
+        old, self.outgoing = self.outgoing.status(self.status, self._journal.watermark), outgoing
+        if outgoing.status(self.status, old.seq).topic != old.topic:
+            self._told = None
+            self._outbound.send([withdrawn(old.topic, old.seq)])
 
     def tell(self) -> None:
         """Publish the status where it is not what was published last, or not on this connection: a broker may forget.

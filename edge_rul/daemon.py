@@ -5,6 +5,7 @@ With its `wiring`, its `loop` and its `worker` the only room that sees core and 
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EXIT_OK
 from edge_rul.loop import Loop
 from edge_rul.progress import Progress
+from edge_rul.reload import Reload, Serving
 from edge_rul.starts import Starts
 from edge_rul.wiring import (
     Subscriptions,
@@ -28,7 +30,6 @@ from edge_rul.wiring import (
     build_pipeline,
     build_transport,
     check_bundle,
-    filters,
     first_status,
     open_engine_and_bundle,
     open_history,
@@ -48,6 +49,7 @@ class SystemClock:
 
 def run(path: Path) -> int:
     """Run until a signal or a fatal error. Returns the exit code; raises EdgeRulError."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what it asks for is under way: the configuration is being read
     settings, source = load_settings(path)
     logs.configure(settings.log)
     log = structlog.get_logger()
@@ -108,6 +110,7 @@ def run(path: Path) -> int:
         # Said at each start, so that the retained alarm stands until a start has the GPU again.
         lost = gpu_losses(settings.engine, source.path.parent)
         worker.alarm("gpu_given_up", active=lost > 0, value=float(lost))
+        worker.alarm("reload_refused", active=False)
         worker.alarm("journal_corrupt", active=corrupt, value=float(journal.set_aside_assets))
         if journal.set_aside is not None:
             (log.error if corrupt else log.warning)(
@@ -116,15 +119,20 @@ def run(path: Path) -> int:
                 assets=journal.set_aside_assets,
                 action="their windows warm up again",
             )
-        transport.on_subscribed = lambda: subscriptions.save(filters(settings.topics))
+        transport.on_subscribed = lambda: subscriptions.save(transport.filters.held)
         log.info("starting", topics=list(settings.topics.readings), alarms=[rule.name for rule in settings.alarms])
+        status = first_status(bundle, engine, journal.id, lost, time.time())
+        board = Board(outgoing, transport, journal, status)
+        reload = Reload(
+            Serving(settings, source, bundle), worker=worker, transport=transport, board=board, server=server, log=log
+        )
         loop = Loop(
             worker=worker,
             transport=transport,
-            board=Board(outgoing, transport, journal, first_status(bundle, engine, journal.id, lost, time.time())),
+            board=board,
             progress=progress,
             metrics=server.metrics if server else None,
-            drain_seconds=settings.service.drain_seconds,
+            reload=reload,
             log=log,
         )
         try:

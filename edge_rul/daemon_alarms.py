@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from edge_rul.adapters.journal import Journal
-from edge_rul.core.outgoing import Message, Outgoing
+from edge_rul.core.outgoing import Message, Outgoing, withdrawn
 
 
 class Outbound(Protocol):
@@ -28,6 +28,7 @@ class DaemonAlarms:
 
     def __init__(self, outgoing: Outgoing, outbound: Outbound, journal: Journal, watcher: Watcher | None) -> None:
         self._outgoing = outgoing
+        self._standing: dict[str, tuple[int, bool, float]] = {}  # name -> (wall, active, value), as published
         self._outbound = outbound
         self._journal = journal
         self._watcher = watcher
@@ -37,7 +38,20 @@ class DaemonAlarms:
 
         It comes from no entry, so it bears the watermark: a higher seq could overtake answers that are still held back.
         """
-        seq = self._journal.watermark
-        self._outbound.send([self._outgoing.daemon_alarm(name, active=active, value=value, time=wall, seq=seq)])
+        self._standing[name] = wall, active, value
+        self._outbound.send([self._message(name)])
         if self._watcher is not None:
             self._watcher.daemon_alarm(name, active, value)
+
+    def move(self, outgoing: Outgoing) -> None:
+        """From the topics of one configuration to those of another."""
+        old = {name: self._message(name) for name in self._standing}
+        self._outgoing = outgoing
+        for name, message in old.items():
+            if (new := self._message(name)).topic != message.topic:
+                self._outbound.send([withdrawn(message.topic, message.seq), new])
+
+    def _message(self, name: str) -> Message:
+        wall, active, value = self._standing[name]
+        seq = self._journal.watermark
+        return self._outgoing.daemon_alarm(name, active=active, value=value, time=wall, seq=seq)

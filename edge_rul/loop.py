@@ -18,6 +18,7 @@ from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.adapters.systemd import Watchdog
 from edge_rul.board import Board
 from edge_rul.progress import Progress
+from edge_rul.reload import Reload
 from edge_rul.worker import Worker
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Loop:
         board: Board,
         progress: Progress,
         metrics: Metrics | None,
-        drain_seconds: float,
+        reload: Reload,
         log: Any,
     ) -> None:
         self._worker = worker
@@ -50,13 +51,14 @@ class Loop:
         self._metrics = metrics
         self._watchdog = Watchdog()
         self._log = log
-        self.drain_seconds = drain_seconds
+        self._reload = reload
         self._stops = 0  # signals that ask for the end
         self._stood = ""  # what stood still at the last turn
         self._publish_at = self._log_at = 0.0
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once."""
+        """Serve until SIGTERM or SIGINT, then drain; a second one ends the process at once. SIGHUP: reload."""
+        signal.signal(signal.SIGHUP, lambda *_: self._reload.ask())
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         self._transport.start()
@@ -69,6 +71,7 @@ class Loop:
             self._transport.wait(0.0 if busy else self._worker.pause())  # under load too: it tells of what ended it
             busy = self._worker.step()
             self._worker.tick()
+            self._reload.step()
             self._tell(time.monotonic())
         self._progress.serving = False
         self._drain()
@@ -103,7 +106,7 @@ class Loop:
 
     def _drain(self) -> None:
         """Take in nothing more, answer what the deadline allows, and leave a session that persists."""
-        worker, seconds = self._worker, self.drain_seconds
+        worker, seconds = self._worker, self._reload.serving.settings.service.drain_seconds
         systemd.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((seconds + _CLOSING) * 1e6)}")
         self._log.info("stopping", lag=worker.lag, unpublished=worker.unpublished)
         deadline = time.monotonic() + seconds

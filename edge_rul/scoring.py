@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from edge_rul.adapters.journal import Journal
 from edge_rul.answer_log import AnswerLog
 from edge_rul.arrivals import Arrivals
-from edge_rul.config import Settings
+from edge_rul.config import ScoringSettings, Settings
 from edge_rul.core.alarm import Change
 from edge_rul.core.batch import Batch
 from edge_rul.core.normalise import Array
@@ -221,6 +221,13 @@ class Scoring:
         self.answered = answered
         self._catching_up = self._pipeline.catching_up
         self._everything = self._journal.states_owed
+
+    def reconfigure(self, scoring: ScoringSettings, *, moved: bool) -> None:
+        """moved: the topics are others, so that every asset's newest prediction is published once more."""
+        self._latest_after = scoring.latest_after
+        if moved:
+            self._settled = False
+            self._again = deque(self._pipeline.lives.assets)
 
     def publish_again(self) -> bool:
         """Retained states that the broker may lack: those that were answered again after a restart, and every asset's

@@ -35,6 +35,7 @@ from edge_rul.yaml_file import Source
 
 if TYPE_CHECKING:
     from edge_rul.adapters.history import History
+    from edge_rul.adapters.http.pages import Catalogue
     from edge_rul.adapters.http.server import HttpServer
 
 
@@ -80,11 +81,11 @@ def build_outgoing(settings: Settings) -> Outgoing:
     )
 
 
-def build_decoder(settings: Settings, bundle: Bundle) -> Decoder:
+def build_decoder(settings: Settings, bundle: Bundle, also: Sequence[str] = ()) -> Decoder:
     outputs = templates(settings.topics)
     return Decoder(
         [i.name for i in bundle.manifest.inputs],
-        [Template(text) for text in settings.topics.readings],
+        [Template(text) for text in dict.fromkeys([*settings.topics.readings, *also])],
         command=outputs.pop("command", None),
         outputs=list(outputs.values()),
         hold=[name for name, setting in settings.inputs.items() if setting.missing == "hold"],
@@ -178,6 +179,21 @@ def open_history(settings: Settings, state: Path, log: Any) -> History | None:
     return History(state, max_assets=settings.limits.assets, log=log)
 
 
+def catalogue(settings: Settings, bundle: Bundle) -> Catalogue:
+    """What the pages show of both."""
+    from edge_rul.adapters.http.pages import Catalogue, ShownInput  # noqa: PLC0415
+
+    manifest = bundle.manifest
+    return Catalogue(
+        unit=manifest.rul.unit,
+        max_rul=manifest.rul.max,
+        window=manifest.window,
+        classes=tuple(c.name for c in manifest.classes),
+        inputs=tuple(ShownInput(i.name, i.unit, i.description, i.low, i.high) for i in manifest.inputs),
+        limits=tuple((rule.name, rule.below) for rule in settings.alarms if isinstance(rule, RulAlarm)),
+    )
+
+
 def open_http(
     settings: Settings,
     source: Source,
@@ -200,25 +216,16 @@ def open_http(
         return None
     # Imported here: a server that is not asked for costs nothing.
     from edge_rul.adapters.http.metrics import Metrics  # noqa: PLC0415
-    from edge_rul.adapters.http.pages import Catalogue, Pages, ShownInput  # noqa: PLC0415
+    from edge_rul.adapters.http.pages import Pages  # noqa: PLC0415
     from edge_rul.adapters.http.server import HttpServer  # noqa: PLC0415
 
     files = None
     if http.tls_cert and http.tls_key:
         files = str(source.file("http.tls_cert", http.tls_cert)), str(source.file("http.tls_key", http.tls_key))
         refuse_open_secret(Path(files[1]), "http.tls_key", source)
-    manifest = bundle.manifest
-    catalogue = Catalogue(
-        unit=manifest.rul.unit,
-        max_rul=manifest.rul.max,
-        window=manifest.window,
-        classes=tuple(c.name for c in manifest.classes),
-        inputs=tuple(ShownInput(i.name, i.unit, i.description, i.low, i.high) for i in manifest.inputs),
-        limits=tuple((rule.name, rule.below) for rule in settings.alarms if isinstance(rule, RulAlarm)),
-    )
     memory = getattr(engine, "gpu_memory", None)
     metrics = Metrics(info, history, starts=starts, gpu_memory=memory, asset_series=http.asset_series)
-    pages = Pages(history, metrics, catalogue, ready=ready)
+    pages = Pages(history, metrics, catalogue(settings, bundle), ready=ready)
     server = HttpServer(
         metrics,
         http.host,

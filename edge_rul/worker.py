@@ -22,6 +22,7 @@ from edge_rul.arrivals import Arrivals
 from edge_rul.config import Settings
 from edge_rul.core.alarm import Change
 from edge_rul.core.outgoing import Outgoing, Statistics, iso
+from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
@@ -66,6 +67,7 @@ class Worker:
         onlooker: Onlooker | None = None,
     ) -> None:
         self._onlooker = onlooker
+        self._outgoing = outgoing
         self._pipeline = pipeline
         self._transport = transport
         self._journal = journal
@@ -178,6 +180,26 @@ class Worker:
     def alarm(self, name: str, *, active: bool, value: float = 0.0) -> None:
         """Publish an alarm of the daemon's own."""
         self._alarms.publish(name, round(self._clock.wall() * 1000), active=active, value=value)
+
+    def decode_by(self, decoder: Decoder) -> None:
+        """Another decoder for what is taken in from now on, of the same inputs."""
+        self._pipeline.decoder = decoder
+
+    def reconfigure(self, settings: Settings, outgoing: Outgoing) -> bool:
+        """Another configuration between two batches: windows, lives and alarm states stay. Returns False, with nothing
+        changed, where the disk is full: what is held for it goes to the topics before."""
+        if not self.commit():
+            return False
+        moved = outgoing.topics != self._outgoing.topics
+        seq = self._journal.watermark
+        self._transport.send(self._pipeline.reconfigure(outgoing, list(settings.alarms), seq))
+        self._alarms.move(outgoing)
+        self._scoring.reconfigure(settings.scoring, moved=moved)
+        self._outgoing = outgoing
+        if self._onlooker is not None:
+            for asset in self._pipeline.lives.assets:
+                self._onlooker.alarms(asset, self._pipeline.alarms.states(asset, 0))
+        return True
 
     def _take_in(self, now: float) -> bool:
         """Ingest, with a commit each time that the broker waits for one, until the inbox is empty or a bound is met:

@@ -431,6 +431,7 @@ def test_rooms_that_must_not_know_each_other_do_not() -> None:
             "daemon.py",
             "loop.py",
             "board.py",
+            "reload.py",
             "worker.py",
             "intake.py",
             "scoring.py",

@@ -128,16 +128,16 @@ class Alarms:
     """The alarm states of all assets under one set of rules."""
 
     def __init__(self, rules: list[Rule]) -> None:
-        self._rules = rules
+        self.rules = rules
         self._states: dict[Asset, list[Status | None]] = {}
 
     def predicted(
         self, asset: Asset, life: int, cycle: int, time: int | None, rul: float, probabilities: dict[str, float]
     ) -> list[Change]:
         """What a new cycle's prediction changes. The first one of an asset reports every alarm's state."""
-        row = self._states.setdefault(asset, [None] * len(self._rules))
+        row = self._states.setdefault(asset, [None] * len(self.rules))
         changes = []
-        for index, rule in enumerate(self._rules):
+        for index, rule in enumerate(self.rules):
             old = row[index]
             signal, value = rule.signal(rul, probabilities)
             new, event = _step(old or Status(State.NORMAL, life, cycle, value), rule, signal, life, cycle, value)
@@ -149,7 +149,19 @@ class Alarms:
     def states(self, asset: Asset, cycle: int) -> list[Change]:
         """Every alarm of the asset as it stands, to publish again. cycle: the asset's newest."""
         row = self._states.get(asset, [])
-        return [Change(asset, r, s, cycle, None, None) for s, r in zip(row, self._rules, strict=False) if s is not None]
+        return [Change(asset, r, s, cycle, None, None) for s, r in zip(row, self.rules, strict=False) if s is not None]
+
+    @property
+    def names(self) -> list[str]:
+        return [rule.name for rule in self.rules]
+
+    def replace(self, rules: list[Rule]) -> None:
+        """Other rules from the next prediction on. An alarm that bears the same name keeps its states."""
+        names = self.names
+        for asset, row in self._states.items():
+            known = dict(zip(names, row, strict=True))
+            self._states[asset] = [known.get(rule.name) for rule in rules]
+        self.rules = rules
 
     @property
     def names(self) -> list[str]:
@@ -163,18 +175,18 @@ class Alarms:
         if asset not in self._states:
             return b""
         row = self._states.get(asset, [])
-        return msgspec.msgpack.encode({r.name: s for s, r in zip(row, self._rules, strict=False) if s is not None})
+        return msgspec.msgpack.encode({r.name: s for s, r in zip(row, self.rules, strict=False) if s is not None})
 
     def load(self, asset: Asset, blob: bytes) -> None:
         """Take what `dump` gave. An alarm that the configuration no longer has is forgotten."""
         stored = msgspec.msgpack.decode(blob, type=dict[str, Status])
-        self._states[asset] = [stored.get(rule.name) for rule in self._rules]
+        self._states[asset] = [stored.get(rule.name) for rule in self.rules]
 
     def new_life(self, asset: Asset, life: int, cycle: int, time: int | None) -> list[Change]:
         """A new life clears the old one's alarms. cycle: the first of the new life."""
         changes = []
         row = self._states.get(asset, [])
-        for index, (old, rule) in enumerate(zip(row, self._rules, strict=False)):
+        for index, (old, rule) in enumerate(zip(row, self.rules, strict=False)):
             if old is None:
                 continue
             state, event = TABLE.get((old.state, Signal.NEW_LIFE), (old.state, None))

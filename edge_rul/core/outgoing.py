@@ -138,6 +138,11 @@ def event_id(change: Change) -> str:
     return f"{change.asset}/{change.status.life}/{change.cycle}/{change.rule.name}/{event}"
 
 
+def withdrawn(topic: str, seq: int) -> Message:
+    """Makes the broker forget what it holds for the topic."""
+    return Message(topic, b"", True, seq)
+
+
 class Outgoing:
     """Makes messages, on the topics of one configuration."""
 
@@ -214,8 +219,18 @@ class Outgoing:
             return []
         return [Message(self._dead_letter.text, _encoder.encode(letter), False, seq)]
 
+    def retained(self, asset: Asset, alarms: Iterable[str]) -> set[str]:
+        """The topics that hold the asset's state and that of these alarms."""
+        fields = asset.fields()
+        return {self._prediction.format(fields), *(self._alarm.format({**fields, "alarm": name}) for name in alarms)}
+
     def statistics(self, statistics: Statistics) -> Message:
         return Message(self._statistics.text, _encoder.encode(statistics), False, 0, qos=0)
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """What each kind of message goes to, as configured."""
+        return {name: template.text for name, template in vars(self).items() if template is not None}
 
     def status(self, status: Status, seq: int) -> Message:
         return Message(self._status.text, _encoder.encode(status), True, seq)

@@ -24,7 +24,7 @@ from edge_rul.core.dead_letter import Refused
 from edge_rul.core.entry import Entry
 from edge_rul.core.life import Lives
 from edge_rul.core.normalise import Array
-from edge_rul.core.outgoing import Message, Outgoing, iso
+from edge_rul.core.outgoing import Message, Outgoing, iso, withdrawn
 from edge_rul.core.payload import Decoded, Decoder, Reading
 from edge_rul.core.prediction import Model, Prediction, predict
 from edge_rul.core.tail import Tail
@@ -100,7 +100,7 @@ class Pipeline:
         """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
         row that may be held. max_hold: for each input, readings in a row for which a window may hold it."""
         self._model = model
-        self._decoder = decoder
+        self.decoder = decoder
         self._outgoing = outgoing
         late = window if max_late is None else max_late
         self._rings = Rings(
@@ -126,7 +126,7 @@ class Pipeline:
         self, topic: str, payload: bytes, received: int, *, reply_to: ReplyTo | None = None, retained: bool = False
     ) -> Decoded:
         """One message to entries. received: the caller's clock, epoch milliseconds. Rejected elements are counted."""
-        decoded = self._decoder.decode(topic, payload, received, reply_to=reply_to, retained=retained)
+        decoded = self.decoder.decode(topic, payload, received, reply_to=reply_to, retained=retained)
         self.counts["future_times"] += decoded.future
         for bad in decoded.rejected:
             self.dropped[bad.reason] += 1
@@ -216,8 +216,8 @@ class Pipeline:
         if isinstance(applied, Reason):
             self.dropped[applied] += 1
             if dead_letter.told(applied):
-                topic, shown = self._decoder.topic(reading), self._decoder.describe(reading)
-                letter = dead_letter.of_reading(applied, topic, shown, self._decoder.refused_limit)
+                topic, shown = self.decoder.topic(reading), self.decoder.describe(reading)
+                letter = dead_letter.of_reading(applied, topic, shown, self.decoder.refused_limit)
                 self._builder.add(Letter(seq, letter, settled=False))
             return
         self.counts["gaps"] += applied.gap
@@ -244,6 +244,26 @@ class Pipeline:
         """The asset's alarms as they stand, to publish once more."""
         found = self.lives.newest(asset)
         return self._messages(self.alarms.states(asset, found[1].cycle), self.applied) if found else []
+
+    def reconfigure(self, outgoing: Outgoing, rules: list[Rule], seq: int) -> list[Message]:
+        """Another configuration between two batches: windows, lives, and the states of alarms that it still has, stay.
+
+        seq: that messages bear which come from no entry. Returns what withdraws states from topics that are not used
+        any more; what the alarms say under other rules or on another topic; the predictions are for `again`.
+        """
+        messages: list[Message] = []
+        before, names = self._outgoing, self.alarms.names
+        self._outgoing = outgoing
+        moved = outgoing.topics != before.topics
+        if rules != self.alarms.rules:
+            self.alarms.replace(rules)
+        elif not moved:
+            return messages
+        for asset in self.lives.assets:
+            gone = before.retained(asset, names) - outgoing.retained(asset, self.alarms.names)
+            messages += [withdrawn(topic, seq) for topic in sorted(gone)]
+            messages += [msgspec.structs.replace(message, seq=seq) for message in self.alarm_states(asset)]
+        return messages
 
     def complete(self, batch: Batch, rul: Array, logits: Array) -> Completed:
         """The engine's answers to messages. rul: (B,), logits: (B, C), in the order of the batch's windows."""

@@ -81,7 +81,7 @@ class Pages:
     ) -> None:
         self._source = source
         self._metrics = metrics
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._ready = ready
         self._wall = wall
         self._templates = {
@@ -114,7 +114,7 @@ class Pages:
             name=name,
             source=f"/live/{name}?{bottle.request.query_string}",
             query=_query() if name == "fleet" else None,
-            classes=self._catalogue.classes,
+            classes=self.catalogue.classes,
         )
         return text
 
@@ -154,7 +154,7 @@ class Pages:
             first=(listing.page - 1) * query.size + 1,
             previous=_link(query, page=listing.page - 1) if listing.page > 1 else None,
             following=_link(query, page=listing.page + 1) if listing.page < listing.pages else None,
-            unit=self._catalogue.unit,
+            unit=self.catalogue.unit,
             trend_cycles=TREND_CYCLES,
             daemon=self._notes(),
         )
@@ -170,14 +170,14 @@ class Pages:
             points = record.trace.points()
             values = record.values
             alarms = list(record.alarms)
-        inputs = self._catalogue.inputs
+        inputs = self.catalogue.inputs
         live = self._templates["asset"].render(
             row=row,
             levels=record.asset.levels,
             alarms=alarms,
-            unit=self._catalogue.unit,
-            window=self._catalogue.window,
-            chart=chart.history(points, self._catalogue.max_rul, self._catalogue.unit, self._catalogue.limits),
+            unit=self.catalogue.unit,
+            window=self.catalogue.window,
+            chart=chart.history(points, self.catalogue.max_rul, self.catalogue.unit, self.catalogue.limits),
             points=[(p, words.interval(*_bounds(p))) for p in points[:-13:-1]],
             sensors=[_sensor(i, v) for i, v in zip(inputs, values, strict=False)],
             daemon=self._notes(),
@@ -220,7 +220,7 @@ class Pages:
         if answer is None:
             return row
         newest = record.trace.tail(chart.SPARK_POINTS)
-        names = self._catalogue.classes
+        names = self.catalogue.classes
         place = names.index(answer.health.name) if answer.health.name in names else 0
         level = 0 if place == 0 else 2 if place == len(names) - 1 else 1
         row |= {
@@ -233,7 +233,7 @@ class Pages:
             "probability": words.percent(answer.health.probabilities[answer.health.name]),
             "probabilities": [f"{name} {words.percent(p)}" for name, p in answer.health.probabilities.items()],
             "trend": words.trend(record.trend),
-            "spark": chart.sparkline([p for p in newest if p.life == newest[-1].life], self._catalogue.max_rul),
+            "spark": chart.sparkline([p for p in newest if p.life == newest[-1].life], self.catalogue.max_rul),
             "quality": words.quality(answer.quality),
             "uncertain": answer.quality.state == "uncertain",
             "behind": answer.cycle != record.cycle,

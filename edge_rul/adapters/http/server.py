@@ -28,7 +28,7 @@ from cheroot import wsgi
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 
 from edge_rul.adapters.http.metrics import Metrics
-from edge_rul.adapters.http.pages import Pages
+from edge_rul.adapters.http.pages import Catalogue, Pages
 from edge_rul.errors import EXIT_CONFIG, EdgeRulError
 from edge_rul.log import Summary
 
@@ -100,6 +100,11 @@ class HttpServer:
         self.url = f"{scheme}://{shown}:{self.port}/"
         self._thread = threading.Thread(target=self._server.serve, name="http", daemon=True)
         self._thread.start()
+
+    def show(self, catalogue: Catalogue) -> None:
+        """What the pages say of the bundle and its limits from now on."""
+        if self._pages is not None:
+            self._pages.catalogue = catalogue
 
     def close(self) -> None:
         self._stop.set()

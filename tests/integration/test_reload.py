@@ -1,0 +1,243 @@
+"""A daemon that reads its configuration again, while readings come in all the time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from conftest import Broker
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_rul.bundle import Bundle
+
+ASSETS = ("fan", "pump")
+FIRST = """
+bundle: {bundle}
+mqtt: {{host: 127.0.0.1, port: {port}}}
+topics: {{readings: ["old/{{asset}}/cycle"]}}
+alarms:
+  - {{name: low, watch: rul, below: 120, priority: high}}
+  - {{name: gone, watch: rul, below: 120}}
+"""
+SECOND = """
+bundle: {bundle}
+mqtt: {{host: 127.0.0.1, port: {port}}}
+topics:
+  readings: ["old/{{asset}}/cycle", "new/{{asset}}/cycle"]
+  prediction: "moved/{{asset}}/rul"
+  status: moved/status
+alarms:
+  - {{name: low, watch: rul, below: 1, priority: urgent}}
+log: {{level: error}}
+"""
+
+
+class Peer:
+    """Publishes readings without a pause, and keeps all that is published to `edge-rul` and `moved`."""
+
+    def __init__(self, port: int) -> None:
+        self.changed = threading.Condition()
+        self.heard: list[tuple[str, Any]] = []
+        self.retained: dict[str, Any] = {}
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self.client.on_message = self._on_message
+        self.client.connect("127.0.0.1", port)
+        options = paho.SubscribeOptions(qos=1, retainAsPublished=True)
+        self.client.subscribe([("edge-rul/#", options), ("moved/#", options)])
+        self.client.loop_start()
+        self.first = "old"
+        self.cycle = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    def _on_message(self, _client: Any, _: Any, message: paho.MQTTMessage) -> None:
+        text = message.payload.decode()
+        payload = json.loads(text) if text.startswith("{") else text
+        with self.changed:
+            self.heard.append((message.topic, payload))
+            if message.retain:
+                self.retained[message.topic] = payload
+            self.changed.notify_all()
+
+    def _send(self) -> None:
+        while not self._stop.wait(0.005):
+            self.cycle += 1
+            for asset in ASSETS:
+                payload = json.dumps({"cycle": self.cycle, "values": [10, 20, 30]})
+                self.client.publish(f"{self.first}/{asset}/cycle", payload, qos=1)
+
+    def load(self) -> None:
+        self._thread.start()
+
+    def calm(self) -> int:
+        """Send no more. Returns the last cycle."""
+        self._stop.set()
+        self._thread.join()
+        return self.cycle
+
+    def wait(self, what: str, condition: Callable[[], Any]) -> Any:
+        with self.changed:
+            assert self.changed.wait_for(condition, 60), f"{what}: {self.retained}"
+            return condition()
+
+    def cycles(self, asset: str) -> list[int]:
+        """Of the asset's predictions, in order of arrival."""
+        return [p["cycle"] for t, p in self.heard if p and t.endswith((f"{asset}/prediction", f"{asset}/rul"))]
+
+    def wait_for_more(self) -> None:
+        """Until the daemon has answered a reading that is sent from now on."""
+        since = self.cycle
+        self.wait(f"a cycle after {since}", lambda: all(self.cycles(a) and self.cycles(a)[-1] > since for a in ASSETS))
+
+    def close(self) -> None:
+        self._stop.set()
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+class Daemon:
+    def __init__(self, directory: Path, config: str, **environment: str) -> None:
+        self.config = directory / "edge-rul.yaml"
+        self.config.write_text(config)
+        self.log = directory / "daemon.log"
+        with self.log.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "edge_rul.cli", "run", "--config", str(self.config)],
+                stderr=err,
+                env={**os.environ, "STATE_DIRECTORY": str(directory / "state"), **environment},
+            )
+
+    def reload(self, config: str | None = None) -> None:
+        if config is not None:
+            self.config.write_text(config)
+        self.process.send_signal(signal.SIGHUP)
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0, self.log.read_text()
+
+
+@pytest.fixture
+def peer(mosquitto: Broker) -> Iterator[Peer]:
+    peer = Peer(mosquitto.port)
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    daemons: list[Daemon] = []
+
+    def start(config: str, **environment: str) -> Daemon:
+        daemons.append(Daemon(tmp_path, config, **environment))
+        return daemons[-1]
+
+    yield start
+    for daemon in daemons:
+        daemon.process.kill()
+        daemon.process.wait(10)
+
+
+def test_topics_alarms_and_log_change_without_losing_a_reading_or_a_window(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle
+) -> None:
+    fields = {"bundle": tiny_bundle.path, "port": mosquitto.port}
+    daemon = start(FIRST.format(**fields))
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    peer.load()
+    peer.wait("an alarm", lambda: peer.retained.get("edge-rul/pump/alarm/low", {}).get("state") == "active")
+    assert peer.retained["edge-rul/pump/alarm/low"]["priority"] == "high"
+
+    daemon.reload(SECOND.format(**fields))
+    status = peer.wait("the reload", lambda: (peer.retained.get("moved/status") or {}).get("reload"))
+    assert (status["problem"], status["changed"]) == ("", ["topics", "alarms", "log"])
+    # The plant moves, and then the old topic is given up while messages on it may still be on their way.
+    peer.first = "new"
+    daemon.reload(daemon.config.read_text().replace('"old/{asset}/cycle", ', ""))
+    peer.wait("the next", lambda: peer.retained["moved/status"]["reload"]["changed"] == ["topics"])
+    peer.wait_for_more()
+    peer.client.publish("old/fan/cycle", json.dumps({"cycle": 10**6, "values": [10, 20, 30]}), qos=1)
+    last = peer.calm()
+    peer.wait("the last answers", lambda: all(peer.cycles(asset)[-1] == last for asset in ASSETS))
+    for asset in ASSETS:
+        # A window of 5; where the topic changed, the newest is published once more on the new one.
+        assert sorted(set(peer.cycles(asset))) == list(range(5, last + 1))
+        # What nobody will look after any more is withdrawn, and the alarm's state goes on under its new rule.
+        assert peer.retained[f"edge-rul/{asset}/prediction"] == ""
+        assert peer.retained[f"edge-rul/{asset}/alarm/gone"] == ""
+        peer.wait("normal", lambda asset=asset: peer.retained[f"edge-rul/{asset}/alarm/low"]["state"] == "normal")
+        assert peer.retained[f"edge-rul/{asset}/alarm/low"]["priority"] == "urgent"
+    assert peer.retained["edge-rul/status"] == ""
+    daemon.end()
+    assert '"event": "stopped"' not in daemon.log.read_text(), "it logs errors only"
+
+
+def test_a_reload_that_is_refused_changes_nothing(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle
+) -> None:
+    good = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port)
+    daemon = start(good)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    peer.load()
+    peer.wait_for_more()
+    refused = [
+        (good.replace("old/", "x{"), "edge-rul.yaml:4: topics.readings[0]: "),
+        (good + "limits: {assets: 7}\n", "edge-rul.yaml:8: limits: has changed, and cannot while the daemon serves"),
+        (good.replace("port:", "keepalive: 7, port:"), "edge-rul.yaml:3: mqtt: has changed"),
+        (good.replace('"old/', '"{line}/old/'), "topics.prediction: "),
+        (good.replace("below: 120}", "below: 200}"), "alarms[1].below: below + deadband is 200, above the bundle's"),
+    ]
+    for config, problem in refused:
+        daemon.reload(config)
+        peer.wait(problem, lambda text=problem: text in str(peer.retained["edge-rul/status"]["reload"]))
+        peer.wait("the alarm", lambda: peer.retained["edge-rul/_daemon/alarm/reload_refused"]["state"] == "active")
+        peer.wait_for_more()
+    assert daemon.log.read_text().count('"event": "reload_refused"') == len(refused)
+    daemon.reload(good)
+    peer.wait("taken", lambda: peer.retained["edge-rul/status"]["reload"]["problem"] == "")
+    peer.wait("no alarm", lambda: peer.retained["edge-rul/_daemon/alarm/reload_refused"]["state"] == "normal")
+    last = peer.calm()
+    peer.wait("the last answers", lambda: all(peer.cycles(asset)[-1] == last for asset in ASSETS))
+    for asset in ASSETS:
+        assert peer.cycles(asset) == list(range(5, last + 1))
+    daemon.end()
+
+
+def test_the_manager_is_told_of_a_reload_with_its_time(
+    start: Callable[..., Daemon], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Without the time stamp systemd would wait for one for ever. There is no broker, and it needs none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(60)
+
+        def told(first: str) -> list[str]:
+            while (lines := sock.recv(4096).decode().split("\n"))[0] != first:
+                pass
+            return lines
+
+        daemon = start(FIRST.format(bundle=tiny_bundle.path, port=1), NOTIFY_SOCKET=str(tmp_path / "notify"))
+        told("READY=1")
+        before = time_of_clock()
+        daemon.reload()
+        name, _, stamp = told("RELOADING=1")[1].partition("=")
+        assert name == "MONOTONIC_USEC"
+        assert before <= int(stamp) <= time_of_clock()
+        assert told("READY=1")[1].startswith("STATUS=serving tiny on ")
+        daemon.end()
+
+
+def time_of_clock() -> int:
+    import time
+
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
