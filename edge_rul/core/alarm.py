@@ -163,10 +163,6 @@ class Alarms:
             self._states[asset] = [known.get(rule.name) for rule in rules]
         self.rules = rules
 
-    @property
-    def names(self) -> list[str]:
-        return [rule.name for rule in self._rules]
-
     def remove(self, asset: Asset) -> None:
         self._states.pop(asset, None)
 
