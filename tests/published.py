@@ -88,7 +88,7 @@ def wind(directory: Path, days: int, failures: list[tuple[str, str, float]], *, 
     for turbine in turbines:
         for r in range(days * 144):
             time = begin + timedelta(minutes=10 * r)
-            numbers = random.normal(40 + 5 * np.sin(r / 23), 2, len(WIND)).round(1)
+            numbers = random.normal(18 + 4 * np.sin(r / 23), 1.5, len(WIND)).round(1)
             rows.append([f"{time:%Y-%m-%dT%H:%MZ}", turbine, *numbers, int(r % 3000 == 2999)])
     write(directory / "edp_2017h2_continuous.csv.gz", ["time_utc", "turbine", *WIND, "repeated_row"], rows)
     log: list[list[object]] = [

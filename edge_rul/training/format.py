@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 
 from edge_rul.errors import ConfigError
+from edge_rul.training.detection import DetectionSettings
 from edge_rul.training.parts import Part, SplitSettings
 from edge_rul.training.table import Mask, Table
 
@@ -43,13 +44,14 @@ class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """seconds_per_cycle: needed where the RUL's unit is one of time. max_gap: missing cycles in a row that a window may
     span; left out, a window may span any hole, as the daemon's does. split: where the files are not split already.
     protocol: which windows of the test lives are judged; only the last one of each, padded where the life is shorter,
-    or all full ones."""
+    or all full ones. detection: where failures are to be told ahead at all, more than to the day."""
 
     seconds_per_cycle: Annotated[float, Meta(gt=0)] | None = None
     rows: RowRules = RowRules()
     max_gap: Annotated[int, Meta(ge=0)] | None = None
     split: SplitSettings | None = None
     protocol: Protocol = "all_windows"
+    detection: DetectionSettings | None = None
 
     @property
     def called(self) -> str:

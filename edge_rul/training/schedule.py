@@ -66,8 +66,8 @@ class OneCycleSettings(msgspec.Struct, frozen=True, tag="onecycle", tag_field="n
                 optimiser,
                 max_lr=self.learning_rate,
                 total_steps=total,
-                # A warm-up of exactly one step would make torch divide by 0.
-                pct_start=max(self.warmup, 2 / total),
+                # A warm-up of exactly one step, or of two steps out of two, would make torch divide by 0.
+                pct_start=max(self.warmup, min(2 / total, 0.75)),
                 div_factor=1 / self.start,
                 final_div_factor=self.start / self.end,
             )

@@ -32,7 +32,7 @@ from edge_rul.wiring import build_outgoing, build_pipeline
 
 TINY = {
     "model": {"lstm_hidden": 8, "num_heads": 2, "shared_dim": 8},
-    "recipe": {"epochs": 1, "batch": 16, "windows_per_epoch": 64},
+    "recipe": {"epochs": 1, "batch": 8, "windows_per_epoch": 64},
 }
 DAEMON = """
 bundle: {bundle}
@@ -59,12 +59,14 @@ def some(source: Path, target: Path, keep: Rows) -> None:
 
 def batteries(data: Path | None, out: Path) -> None:
     if data is None:
-        ends = {"b1c00": (140, "dropped"), "b1c05": (150, "to_end_of_life"), "b1c06": (125, "to_end_of_life")}
-        published.batteries(out, {**ends, "b1c07": (160, "to_end_of_life")})
+        ends = {"b1c00": (200, "dropped"), "b1c05": (210, "to_end_of_life"), "b1c06": (125, "to_end_of_life")}
+        published.batteries(out, {**ends, "b1c07": (220, "to_end_of_life")})
         return
-    cells = {"b1c00", "b1c05", "b1c06", "b1c07"}
+    last = {"b1c00": 1189, "b1c05": 1074, "b1c06": 636, "b1c07": 870}  # cycles; only the last 180 of each
     for name in ("severson_batch1_cycles.csv.gz", "severson_batch1_cells.csv"):
-        some(data / name, out, lambda row: row["cell"] in cells)
+        some(
+            data / name, out, lambda row: row["cell"] in last and int(row.get("cycle", 9999)) > last[row["cell"]] - 180
+        )
 
 
 def flights(data: Path | None, out: Path) -> None:
@@ -75,10 +77,48 @@ def flights(data: Path | None, out: Path) -> None:
         some(data / f"DS02_{part}_cycle_features.csv", out, lambda row, wanted=engines: row["engine_id"] in wanted)
 
 
+def bearings(data: Path | None, out: Path) -> None:
+    if data is None:
+        lives = {"Learning_set/Bearing1_1": 75, "Learning_set/Bearing1_2": 110, "Full_Test_Set/Bearing1_4": 70}
+        published.snapshots(out, lives, semicolons="Full_Test_Set/Bearing1_4")
+        return
+    first = {"Bearing2_2": 690, "Bearing3_1": 300, "Bearing2_7": 110}  # snapshots; only those after these
+
+    def keep(row: dict[str, str]) -> bool:
+        return row["bearing"] in first and int(row["snapshot"]) > first[row["bearing"]]
+
+    some(data / "pronostia_features.csv.gz", out, keep)
+
+
+def turbines(data: Path | None, out: Path) -> None:
+    """Around the failure of T07 on 17 June."""
+    if data is None:
+        published.wind(out, 9, [("T07", "HYDRAULIC", 4.6)], turbines=("T01", "T06", "T07", "T11"))
+        return
+    some(data / "edp_2017h2_continuous.csv.gz", out, lambda row: "2017-06-15" < row["time_utc"] < "2017-06-22")
+    some(data / "failures.csv", out, lambda row: row["time_utc"] < "2017-06-22")
+
+
+def disks(data: Path | None, out: Path) -> None:
+    if data is None:
+        lives = {f"F{i}": (50 + i, True) for i in range(5)} | {f"H{i}": (60, False) for i in range(5)}
+        published.disks(out, "backblaze_2018_ST4000DM000_daily.csv.gz", lives, days=60)
+        return
+    roles: dict[str, list[str]] = {}
+    with (data / "drives_2018.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            roles.setdefault(row["role"], []).append(row["serial_number"])
+    few = {drive for drives in roles.values() for drive in drives[:5]}
+    some(data / "backblaze_2018_ST4000DM000_daily.csv.gz", out, lambda row: row["serial_number"] in few)
+
+
 # What is trained and replayed, by configuration: the folder of the data, its writer, and what a few assets need.
 DOMAINS: dict[str, tuple[str, Callable[[Path | None, Path], None], dict[str, Any]]] = {
     "batteries": ("batteries", batteries, {"split": {"by": "assets", "test": ["b1c06"]}}),
     "ncmapss_ds02": ("ncmapss", flights, {}),
+    "bearings": ("bearings", bearings, {}),
+    "wind": ("wind", turbines, {"split": {"by": "folds", "fold": 2}, "recovery_days": 1.0}),
+    "disks": ("disks", disks, {}),
 }
 
 
@@ -146,7 +186,7 @@ def test_from_published_files_to_the_daemons_predictions(
     assert (report["unit"], report["cap"]) == (bundle.manifest.rul.unit, bundle.manifest.rul.max)
 
     windows = full_windows(load_table(bundle, data, "test"), bundle.manifest.window)
-    rul, _ = predict_windows(bundle, windows.raw())
+    rul, _ = predict_windows(bundle, windows.readings(before=bundle.manifest.transform.changes))
     offline = {
         (replay.engine_name(int(a)) if a.isdecimal() else a, life, cycle): answer
         for (a, life, cycle), answer in zip(windows.keys(), rul.tolist(), strict=True)
