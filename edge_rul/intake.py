@@ -10,7 +10,7 @@ from collections import deque
 from typing import Protocol
 
 from edge_rul.adapters.journal import Journal
-from edge_rul.adapters.mqtt import Received
+from edge_rul.adapters.mqtt_inbox import Received
 from edge_rul.arrivals import Arrivals
 from edge_rul.core.entry import AssetEntry
 from edge_rul.core.pipeline import Pipeline

@@ -37,8 +37,10 @@ _WATERMARK_ALONE = 5.0  # seconds; with entries the watermark is saved at each c
 class Transport(intake.Inbound, scoring.Outbound, Protocol):
     """What is needed of a broker's client; `MqttTransport` documents each."""
 
-    dropped_qos0: int
     refused: int
+
+    @property
+    def dropped_qos0(self) -> int: ...
 
     def pump(self) -> None: ...
 

@@ -19,7 +19,7 @@ from bundles import make_bundle, raw_windows
 from edge_rul import cli, lookback, lookback_file
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.journal_file import FILE, open_read_only
-from edge_rul.adapters.mqtt import Received
+from edge_rul.adapters.mqtt_inbox import Received
 from edge_rul.bundle import Bundle
 from edge_rul.config import WindowSettings, load_settings
 from edge_rul.core.payload import Reading

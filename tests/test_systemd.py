@@ -470,7 +470,7 @@ Engine.infer, systemd.notify = failing, notify_and_break
 _FREEZES = """
 import os, signal, sys, threading, time
 from edge_rul import progress, worker
-from edge_rul.adapters import mqtt
+from edge_rul.adapters import mqtt, mqtt_loop
 
 progress.DEADLINES.update({deadlines})
 frozen = threading.Event()
@@ -527,7 +527,7 @@ def drained(sock: socket.socket) -> list[bytes]:
     ("part", "kind", "name", "deaf"),
     [
         ("worker", "worker.Worker", "step", False),
-        ("network loop", "mqtt._Client", "loop_misc", False),
+        ("network loop", "mqtt_loop.Client", "loop_misc", False),
         ("publisher", "mqtt.MqttTransport", "_on_publish", True),
     ],
 )

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_rul.adapters.journal import Journal
-from edge_rul.adapters.mqtt import Received
+from edge_rul.adapters.mqtt_inbox import Received
 from edge_rul.config import JournalSettings, Limits, Mqtt, ScoringSettings, Settings, Topics
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message

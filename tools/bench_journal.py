@@ -29,7 +29,7 @@ import structlog
 
 from edge_rul import bundle as bundles
 from edge_rul.adapters.journal import Journal
-from edge_rul.adapters.mqtt import Received
+from edge_rul.adapters.mqtt_inbox import Received
 from edge_rul.config import Settings, load_settings
 from edge_rul.core.entry import Entry
 from edge_rul.core.normalise import Array

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 
 from edge_rul import cli
-from edge_rul.adapters.mqtt import MqttTransport, Received
+from edge_rul.adapters.mqtt import MqttTransport
+from edge_rul.adapters.mqtt_inbox import Received
 from edge_rul.core.pipeline import AlarmRow
 from edge_rul.scoring import Scoring
 

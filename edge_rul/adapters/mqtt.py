@@ -1,7 +1,7 @@
 """MQTT by paho: a persistent session in, a bounded window of messages out.
 
-Owns the client, the inbox between paho's network thread and the worker, acknowledgements by connection, and the
-outbox. Only the worker calls the public methods; the network thread only appends and wakes it. Knows no payload.
+Owns the client and its connections, acknowledgements by connection, and what of a broker's answers is fatal. Only the
+worker calls the public methods; the network thread (`mqtt_loop`) only fills the inbox and wakes it. Knows no payload.
 
 What paho does not do by itself, and is done here: keep the session across restarts, acknowledge only on the connection
 that a message came on, hand over at most N unacknowledged publishes, read the broker's ReceiveMaximum, set
@@ -15,22 +15,23 @@ import functools
 import queue
 import socket
 import ssl
-import sys
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_rul.adapters.mqtt_filters import Filters
+from edge_rul.adapters.mqtt_inbox import Inbox, Received
+from edge_rul.adapters.mqtt_loop import Client, Loop
+from edge_rul.adapters.mqtt_outbox import Outbox
 from edge_rul.adapters.mqtt_tls import hint as tls_hint
 from edge_rul.config import Limits, Mqtt
 from edge_rul.core.command import ReplyTo
@@ -42,31 +43,6 @@ _TAKEN_OVER = 0x8E
 _SHORT = 5.0  # seconds; a connection that ends sooner, three times in a row, looks like two clients with one id
 # CONNACK codes that no waiting will change: version, client id, password, rights, ban, method, moved.
 _REFUSED = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x9C, 0x9D})
-
-
-class Received(msgspec.Struct, frozen=True):
-    """A message as it came. connection: counts CONNACKs; an acknowledgement is valid only on its own connection.
-
-    retained: the broker had kept it. reply_to: where its sender waits for an answer, at MQTT 5.
-    """
-
-    topic: str
-    payload: bytes
-    qos: int
-    mid: int
-    connection: int
-    retained: bool = False
-    reply_to: ReplyTo | None = None
-
-
-class _Client(paho.Client):
-    """paho's, which notes each turn of its loop. turned: monotonic seconds."""
-
-    turned = 0.0
-
-    def loop_misc(self) -> MQTTErrorCode:
-        self.turned = time.monotonic()
-        return super().loop_misc()
 
 
 class MqttTransport:
@@ -93,17 +69,12 @@ class MqttTransport:
         self._faults = Summary(log)
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # put is safe in a signal handler
         self._awake = False
-        self._lock = threading.Lock()
-        self._inbox: deque[Received] = deque()
-        self._inbox_bytes = 0
-        self._overflow = False
+        self._inbox = Inbox(limits.inbox_messages, limits.inbox_bytes)
+        self._outbox = Outbox(self._publish, settings.in_flight)
+        self._online: paho.MQTTMessageInfo | None = None
         self._renewing = False
         self._connection = 0
-        self._cap = settings.in_flight
-        self._outbox: deque[Message] = deque()
-        self._in_flight: dict[int, Message] = {}
-        self._published: deque[tuple[int, str | None]] = deque()  # (mid, failure), from the network thread
-        self._thread: threading.Thread | None = None
+        self._owed: Counter[int] = Counter()  # connection -> messages at QoS 1 taken from the inbox, unacknowledged
         self._failing = ""
         self._since = 0.0  # monotonic time of the connection
         self._short = 0  # connections in a row that did not last
@@ -113,15 +84,15 @@ class MqttTransport:
         self.new_session = False  # the broker had none for us; the worker clears it
         self.on_subscribed: Callable[[], None] = lambda: None  # called on the network thread
         self.fatal: EdgeRulError | None = None
-        self.dropped_qos0 = 0
         self.refused = 0  # publishes that the broker acknowledged with a failure
         self.drained = 0.0  # monotonic time at which nothing waited for an acknowledgement, or one came
         self._client = self._make_client(password, context)
+        self._loop = Loop(self._client, self._on_connect_fail, self._on_turn)
         self.filters = Filters(filters, stale, subscribe=self._subscribe, unsubscribe=self._client.unsubscribe)
 
-    def _make_client(self, password: str | None, context: ssl.SSLContext | None) -> _Client:
+    def _make_client(self, password: str | None, context: ssl.SSLContext | None) -> Client:
         five = self._settings.version == 5
-        client = _Client(
+        client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
             protocol=paho.MQTTv5 if five else paho.MQTTv311,
@@ -137,10 +108,8 @@ class MqttTransport:
             will = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
             will.WillDelayInterval = self._settings.will_delay  # a short break is no `offline`
         client.will_set(self._availability, b"offline", qos=1, retain=True, properties=will)
-        client.reconnect_delay_set(1, 30)
         client.max_inflight_messages_set(self._settings.in_flight + 1)  # ours, and `availability`
         client.on_connect = self._guarded(self._on_connect)
-        client.on_connect_fail = self._guarded(self._on_connect_fail)
         client.on_disconnect = self._guarded(self._on_disconnect)
         client.on_subscribe = self._guarded(self._on_subscribe)
         client.on_message = self._guarded(self._on_message)
@@ -152,13 +121,11 @@ class MqttTransport:
 
     def start(self) -> None:
         """Connect in the background, and again whenever the connection breaks."""
-        before = set(threading.enumerate())
-        self._client.turned = self.drained = time.monotonic()
+        self.drained = time.monotonic()
         self._client.connect_async(
             self._settings.host, self._settings.port, self._settings.keepalive, **self._session()
         )
-        self._client.loop_start()
-        self._thread = next(iter(set(threading.enumerate()) - before), None)
+        self._loop.start()
 
     def _session(self) -> dict[str, Any]:
         if self._settings.version != 5:
@@ -182,27 +149,38 @@ class MqttTransport:
         self._awake = False
         if self.fatal is not None:
             raise self.fatal
-        if self._thread is not None and not self._thread.is_alive():
+        if self._loop.died:
             raise EdgeRulError("receive", "MQTT", "the network thread has died")
 
     def receive(self) -> Received | None:
         """The oldest message of the inbox, or None."""
-        with self._lock:
-            if self._inbox:
-                message = self._inbox.popleft()
-                self._inbox_bytes -= len(message.payload)
-                return message
-            renew = self._overflow and self.connected and not self._renewing
-        if renew:
-            # What was not taken in is still unacknowledged: a new connection makes the broker send it again.
+        message = self._inbox.take()
+        if message is None:
+            self._renew()
+        elif message.qos:
+            self._owed[message.connection] += 1
+        return message
+
+    def _renew(self) -> None:
+        """What did not fit into the inbox is still unacknowledged: a new connection makes the broker send it again. Not
+        before all that was taken is acknowledged, or it would come again itself, and fill the inbox as before."""
+        if self._inbox.overflowed and self.connected and not self._renewing and not self._owed[self._connection]:
             self._renewing = True
             self._faults.fault("inbox_drained", "overflow", time.monotonic(), action="renewing the connection")
-            self._drop_connection()
-        return None
+            self._loop.renew()
 
     def acknowledge(self, message: Received) -> None:
-        if message.qos and message.connection == self._connection:
+        if not message.qos:
+            return
+        self._owed[message.connection] -= 1
+        # Not while the connection is broken: the broker sends the message again, and Mosquitto counts the second
+        # acknowledgement of it as room for one more, beyond our ReceiveMaximum.
+        if self.connected and message.connection == self._connection:
             self._client.ack(message.mid, message.qos)
+
+    @property
+    def dropped_qos0(self) -> int:
+        return self._inbox.dropped
 
     @property
     def connections(self) -> int:
@@ -212,27 +190,24 @@ class MqttTransport:
     @property
     def turned(self) -> float:
         """Monotonic time of the network loop's last turn, or of the last attempt to connect."""
-        return self._client.turned
+        return self._loop.turned
 
     @property
     def backlog(self) -> int:
         """Messages that wait for the broker, in flight or not."""
-        return len(self._outbox) + len(self._in_flight)
+        return len(self._outbox)
 
     @property
     def oldest_seq(self) -> int | None:
         """The seq of the oldest QoS 1 message that the broker has not acknowledged, or None."""
-        in_flight = next(iter(self._in_flight.values()), None)
-        waiting = self._outbox[0] if self._outbox else None
-        seqs = [message.seq for message in (in_flight, waiting) if message is not None]
-        return min(seqs, default=None)
+        return self._outbox.oldest_seq
 
     def send(self, messages: Sequence[Message]) -> None:
         """Publish in order, as the in-flight window allows. Keeps what cannot go out yet, but for QoS 0: a statistic of
         an hour ago is of no use."""
         for message in messages:
             if message.qos:
-                self._outbox.append(message)
+                self._outbox.put(message)
             elif self.connected:
                 self._client.publish(message.topic, message.payload, qos=0, retain=message.retain)
         self.pump()
@@ -240,22 +215,18 @@ class MqttTransport:
     def pump(self) -> None:
         """Account for what the broker acknowledged, and hand paho what now fits into the window."""
         self._faults.tick(time.monotonic())
-        if self._published or not self._in_flight or not self.connected:
+        if self._outbox.idle or not self.connected:
             self.drained = time.monotonic()
-        while self._published:
-            mid, failure = self._published.popleft()
-            message = self._in_flight.pop(mid, None)
-            if message is not None and failure is not None:
-                self.refused += 1
-                self._faults.fault("publish_refused", failure, time.monotonic(), level="error", topic=message.topic)
-        while self._outbox and self.connected and len(self._in_flight) < self._cap:
-            message = self._outbox.popleft()
-            # Without a connection paho keeps a QoS 1 message all the same, so it counts as in flight.
-            properties = self._correlated(message.correlation) if message.correlation else None
-            info = self._client.publish(
-                message.topic, message.payload, qos=1, retain=message.retain, properties=properties
-            )
-            self._in_flight[info.mid] = message
+        for message, reason in self._outbox.settle():
+            self.refused += 1
+            self._faults.fault("publish_refused", reason, time.monotonic(), level="error", topic=message.topic)
+        if self.connected:
+            self._outbox.fill()
+
+    def _publish(self, message: Message) -> int:
+        properties = self._correlated(message.correlation) if message.correlation else None
+        topic, payload = message.topic, message.payload
+        return self._client.publish(topic, payload, qos=1, retain=message.retain, properties=properties).mid
 
     def _correlated(self, data: bytes) -> Properties | None:
         if self._settings.version != 5:
@@ -276,8 +247,8 @@ class MqttTransport:
             with contextlib.suppress(RuntimeError, ValueError):
                 info.wait_for_publish(max(0.1, deadline - time.monotonic()))
         self._client.disconnect()
-        if self._thread is not None:
-            self._thread.join(2.0)  # a daemon thread: a frozen network does not keep us
+        self._loop.end()
+        self._loop.join(2.0)
 
     def _drop_connection(self) -> None:
         sock: Any = self._client.socket()
@@ -302,6 +273,7 @@ class MqttTransport:
 
     def _end(self, error: EdgeRulError) -> None:
         self.fatal = self.fatal or error
+        self._loop.end()
         self.attempted.set()
         self.wake()
 
@@ -322,11 +294,14 @@ class MqttTransport:
             return
         self._failing = ""
         maximum = getattr(properties, "ReceiveMaximum", 65535) if properties is not None else 65535
-        self._cap = max(1, min(self._settings.in_flight, maximum - 1))
-        with self._lock:
-            self._connection += 1
-            self._overflow = self._renewing = False
-        client.publish(self._availability, b"online", qos=1, retain=True)
+        self._loop.connected()
+        self._outbox.window = max(1, min(self._settings.in_flight, maximum - 1))
+        self._connection += 1
+        self._renewing = False
+        self._inbox.reconnected()
+        if self._online is None or self._online.is_published():
+            # Otherwise paho sends the last one again; another for each connection that breaks would pile up in it.
+            self._online = client.publish(self._availability, b"online", qos=1, retain=True)
         self.filters.connect()
         self._since = time.monotonic()
         if not flags.session_present:
@@ -338,10 +313,12 @@ class MqttTransport:
         )
         self.wake()
 
-    def _on_connect_fail(self, _client: paho.Client, _: Any) -> None:
-        self._client.turned = time.monotonic()
-        error = sys.exc_info()[1]  # paho calls us from its except clause and passes no reason
+    def _on_connect_fail(self, error: OSError) -> None:
         self._connect_failed(repr(error), tls_hint(error))
+
+    def _on_turn(self) -> None:
+        """Once for all that came together, so that the worker finds it together."""
+        self.wake()
 
     def _connect_failed(self, reason: str, hint: str) -> None:
         """Told once as long as the reason stays: it is tried again for ever."""
@@ -408,26 +385,10 @@ class MqttTransport:
             message.retain,
             reply_to,
         )
-        with self._lock:
-            size = len(received.payload)
-            full = (
-                len(self._inbox) >= self._limits.inbox_messages or self._inbox_bytes + size > self._limits.inbox_bytes
-            )
-            if received.qos == 0:
-                if full:
-                    self.dropped_qos0 += 1
-                    return
-            elif full or self._overflow:
-                # Unacknowledged, so not lost; taking later ones in would break their order.
-                self._overflow = True
-                return
-            self._inbox.append(received)
-            self._inbox_bytes += size
-        self.wake()
+        self._inbox.put(received)
 
     def _on_publish(self, _client: paho.Client, _: Any, mid: int, code: ReasonCode, _properties: Any) -> None:
-        self._published.append((mid, str(code) if code.is_failure else None))
-        self.wake()
+        self._outbox.acknowledged(mid, str(code) if code.is_failure else None)
 
 
 def _no_delay(_client: paho.Client, _: Any, sock: Any) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -21,8 +22,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge_rul.adapters.mqtt import MqttTransport, Received
+from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.adapters.mqtt_filters import Filters
+from edge_rul.adapters.mqtt_inbox import Received
 from edge_rul.config import Limits, Mqtt
 from edge_rul.core.command import ReplyTo
 from edge_rul.core.outgoing import Message
@@ -249,7 +251,7 @@ def test_a_short_break_is_not_told_as_offline(mosquitto: Broker, peer: Peer) -> 
 def test_a_break_longer_than_the_delay_is_told_as_offline(mosquitto: Broker, peer: Peer) -> None:
     with transport(mosquitto.port, will_delay=1) as made:
         until(made, lambda: availability(peer) == [b"online"])
-        made._client.loop_stop()
+        made._loop.end()
         until_heard = time.monotonic() + PATIENCE
         made._drop_connection()
         while availability(peer) != [b"online", b"offline"]:
@@ -332,6 +334,41 @@ def test_a_wrong_password_is_told_and_a_right_one_works(tmp_path: Path) -> None:
         broker.process.wait(10)
 
 
+def test_what_came_on_a_broken_connection_is_not_acknowledged_on_the_next(
+    mosquitto: Broker, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mosquitto would count it as room for one more message than our ReceiveMaximum, once it is acknowledged again."""
+    with transport(mosquitto.port) as made:
+        until(made, lambda: made.subscribed)
+        peer.publish("in/a", b"1")
+        (first,) = take(made, 1)
+        sent: list[int] = []
+        ack = made._client.ack
+        monkeypatch.setattr(made._client, "ack", lambda mid, qos: (sent.append(mid), ack(mid, qos)))
+        made._drop_connection()
+        until(made, lambda: not made.connected)
+        made.acknowledge(first)
+        until(made, lambda: made.subscribed)
+        made.acknowledge(first)
+        assert sent == []
+        (again,) = take(made, 1)
+        made.acknowledge(again)
+        assert again.payload == b"1"
+        assert sent == [again.mid]
+
+
+def test_connections_that_break_at_once_leave_no_heap_of_messages_in_paho(mosquitto: Broker, peer: Peer) -> None:
+    with transport(mosquitto.port) as made:
+        until(made, lambda: made.subscribed and availability(peer) == [b"online"])
+        flags = SimpleNamespace(session_present=True)
+        made._loop.end()
+        made._drop_connection()
+        until(made, lambda: not made.connected)
+        for _ in range(5):  # accepted, and broken before the broker has answered anything
+            made._client.on_connect(made._client, None, flags, paho.ReasonCode(paho.PacketTypes.CONNACK), None)  # type: ignore[misc,arg-type]
+        assert len(made._client._out_messages) == 1
+
+
 def test_no_delay_is_set_on_the_socket(mosquitto: Broker) -> None:
     with transport(mosquitto.port) as made:
         until(made, lambda: made.subscribed)
@@ -353,7 +390,7 @@ def test_a_refused_subscription_is_fatal_and_names_the_topic(mosquitto: Broker) 
 def test_an_exception_in_a_callback_is_loud(mosquitto: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     with transport(mosquitto.port) as made:
         until(made, lambda: made.subscribed)
-        monkeypatch.setattr(made, "_published", None)
+        monkeypatch.setattr(made._outbox, "_acknowledged", None)
         made._client.publish("x", b"y", qos=1)
         with pytest.raises(EdgeRulError, match="_on_publish"):
             until(made, lambda: False)
