@@ -85,9 +85,10 @@ class Topics(_Settings, frozen=True):
 
 
 class InputSettings(_Settings, frozen=True):
-    """missing: what a reading without this input costs: `reject` the reading, or `hold` the previous value."""
+    """missing: what a reading without this input costs: `reject` the reading, or `hold` the previous value; by default
+    what the bundle says."""
 
-    missing: Literal["reject", "hold"] = "reject"
+    missing: Literal["reject", "hold"] | None = None
 
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]

@@ -64,6 +64,7 @@ class Reason(str, Enum):
     LATE = "late"  # its place in the window has passed
     OLD_LIFE = "old_life"  # older than the first reading of the asset's life
     NOTHING_TO_HOLD = "nothing_to_hold"  # a missing value, and no earlier reading to take it from
+    OUT_OF_RANGE = "out_of_range"  # a value beyond the input's valid range, where it may not be held
     TOO_MANY_ASSETS = "too_many_assets"  # above limits.assets
     ENGINE_NOT_FINITE = "engine_not_finite"  # the engine answered NaN or infinity; nothing is published
 

@@ -277,6 +277,8 @@ class Worker:
                     "late",
                     "gaps",
                     "skipped",
+                    "invalid_values",
+                    "held_too_long",
                     "dead_letters",
                     "future_times",
                 )

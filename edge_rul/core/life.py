@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_rul.core.payload import Reading
 from edge_rul.core.topic import Asset
+from edge_rul.core.valid import Ranges
 from edge_rul.core.window import Rings, Window
 from edge_rul.errors import Reason
 
@@ -30,13 +31,17 @@ class Answer(msgspec.Struct, frozen=True):
 class Applied(msgspec.Struct, frozen=True):
     """A reading that entered its asset's ring. ended: the number of the life that it ended, or None.
 
-    gap: cycles that are missing before it. late: it filled a hole. answers: by cycle, the newest last.
+    gap: cycles that are missing before it. late: it filled a hole. invalid: its values beyond their valid range, taken
+    as missing. held_too_long: its window would be full, and is not answered since it holds an input for longer than it
+    may. answers: by cycle, the newest last.
     """
 
     life: int
     ended: int | None = None
     gap: int = 0
     late: bool = False
+    invalid: int = 0
+    held_too_long: bool = False
     answers: list[Answer] = []
 
 
@@ -70,9 +75,10 @@ class _Blob(msgspec.Struct, array_like=True):
 class Lives:
     """All assets that were heard of, at most `limit`. changed: those whose state moved since the caller cleared it."""
 
-    def __init__(self, rings: Rings, limit: int) -> None:
+    def __init__(self, rings: Rings, limit: int, ranges: Ranges | None = None) -> None:
         self._rings = rings
         self._limit = limit
+        self._ranges = ranges
         self._lives: dict[Asset, _Life] = {}
         self._free: list[int] = []  # rows of assets that are gone
         self.changed: set[Asset] = set()
@@ -97,6 +103,17 @@ class Lives:
 
     def apply(self, reading: Reading) -> Applied | Reason:
         """Put the reading into its asset's ring, or say why not."""
+        if self._ranges is None:
+            return self._apply(reading)
+        if (checked := self._ranges.apply(reading.values)) is None:
+            return Reason.OUT_OF_RANGE
+        values, invalid = checked
+        if not invalid:
+            return self._apply(reading)
+        applied = self._apply(msgspec.structs.replace(reading, values=values))
+        return applied if isinstance(applied, Reason) else msgspec.structs.replace(applied, invalid=invalid)
+
+    def _apply(self, reading: Reading) -> Applied | Reason:
         life = self._lives.get(reading.asset)
         incomplete = math.isnan(sum(reading.values.tolist()))  # any of them is
         if life is None:
@@ -215,7 +232,8 @@ class Lives:
             life.last_time = reading.time
         window = self._rings.window_at(life.row, position)
         answers = [self._answer(life, position, window)] if window else []
-        return Applied(life.number, ended, gap, False, answers)
+        held_too_long = window is None and self._rings.full(life.row, position)
+        return Applied(life.number, ended, gap, held_too_long=held_too_long, answers=answers)
 
     def _late(self, life: _Life, reading: Reading) -> Applied:
         """Its own window, and again every later one that is not what it was before."""
@@ -229,7 +247,7 @@ class Lives:
             window = self._rings.window_at(row, position + i)
             if window and (i == 0 or not window.same(before[i - 1])):
                 answers.append(self._answer(life, position + i, window))
-        return Applied(life.number, None, 0, True, answers)
+        return Applied(life.number, late=True, answers=answers)
 
     def _answer(self, life: _Life, position: int, window: Window) -> Answer:
         cycle = int(self._rings.cycles(life.row)[position])

@@ -92,6 +92,8 @@ class Statistics(msgspec.Struct, frozen=True):
     late: int
     gaps: int
     skipped: int
+    invalid_values: int
+    held_too_long: int
     dead_letters: int
     future_times: int
     dropped: dict[str, int]

@@ -30,6 +30,7 @@ from edge_rul.core.prediction import Model, Prediction, predict
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
 from edge_rul.core.transform import Marks, Transform
+from edge_rul.core.valid import Ranges
 from edge_rul.core.window import Rings
 from edge_rul.errors import Reason
 
@@ -78,8 +79,9 @@ class Pipeline:
     """The state of all assets under one bundle and one configuration.
 
     counts: `readings` that came in, `gaps` (cycles that never came), `late` ones among the readings, `predictions`,
-    `revisions` among those, due windows that were `skipped`, `dead_letters`, and `future_times` that were dropped.
-    dropped: by reason; with `readings` it accounts for every element of every message.
+    `revisions` among those, due windows that were `skipped` or `held_too_long`, `invalid_values`, `dead_letters`, and
+    `future_times` that were dropped. dropped: by reason; with `readings` it accounts for every element of every
+    message.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class Pipeline:
         max_late: int | None = None,
         max_gap: int = 0,
         max_hold: Sequence[int | None] = (),
+        ranges: Ranges | None = None,
     ) -> None:
         """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
-        row that may be held. max_hold: for each input, readings in a row for which a window may hold it."""
+        row that may be held. max_hold: for each input, readings in a row for which a window may hold it. ranges: what
+        values may be."""
         self._model = model
         self.decoder = decoder
         self._outgoing = outgoing
@@ -111,7 +115,7 @@ class Pipeline:
             max_hold=max_hold,
             changes=transform.changes,
         )
-        self.lives = Lives(self._rings, max_assets)
+        self.lives = Lives(self._rings, max_assets, ranges)
         self.alarms = Alarms(rules)
         self._builder = Builder(max_batch, transform)
         self._answered = 0  # entries up to here were answered before a restart, and are not again
@@ -222,6 +226,8 @@ class Pipeline:
             return
         self.counts["gaps"] += applied.gap
         self.counts["late"] += applied.late
+        self.counts["invalid_values"] += applied.invalid
+        self.counts["held_too_long"] += applied.held_too_long
         if applied.ended is not None:
             self._builder.add(NewLife(seq, reading.asset, applied.life, reading.cycle, reading.time))
         for answer in applied.answers:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edge_rul.core.valid import Ranges
 from edge_rul.errors import DataError
 from edge_rul.training.table import Index, Mask, Table
 
@@ -51,15 +52,12 @@ def clean(table: Table, rules: Sequence[Rule]) -> Table:
             where = f"cycle {table.cycle[row]} of {table.asset[row]}"
             hint = "say by its `missing`, or by dataset.rows.missing, what becomes of such readings"
             raise DataError("load data set", where, f"{rule.name} is missing", hint=hint)
-    infinite = np.float32(np.inf)
-    low = np.array([-infinite if r.valid is None else r.valid[0] for r in rules], np.float32)  # (F,)
-    high = np.array([infinite if r.valid is None else r.valid[1] for r in rules], np.float32)  # (F,)
-    invalid: Mask = (values < low) | (values > high)  # (N, F) False for NaN
+    ranges = Ranges([rule.valid for rule in rules], [rule.missing == "hold" for rule in rules])
+    invalid = ranges.beyond(values)  # (N, F)
     missing |= invalid
-    hold = np.array([rule.missing == "hold" for rule in rules])  # (F,)
-    used = ~(missing & ~hold).any(axis=1)  # (N,)
+    used: Mask = ~np.any(missing & ~ranges.hold, axis=1)  # (N,)
     begun = np.repeat(table.starts, np.diff(np.append(table.starts, len(table))))  # (N,) first row of the life
-    used &= _latest(used & ~missing.any(axis=1)) >= begun
+    used &= _latest(used & ~np.any(missing, axis=1)) >= begun
     counts = {
         "values_invalid": int(invalid.sum()),
         "missing_held": int(missing[used].sum()),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge_rul.core.alarm import RulAlarm
 from edge_rul.core.entry import Entry
+from edge_rul.core.features import Feature
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.outgoing import Message, Outgoing
 from edge_rul.core.payload import Decoder
@@ -21,6 +22,7 @@ from edge_rul.core.tail import Numbered
 from edge_rul.core.tail import Tail as CoreTail
 from edge_rul.core.topic import Template
 from edge_rul.core.transform import Transform
+from edge_rul.core.valid import Ranges
 from edge_rul.errors import Reason
 
 
@@ -47,18 +49,22 @@ OUTGOING = Outgoing(
 )
 
 
-def make(max_batch: int = 4, max_assets: int = 100) -> Pipeline:
+TRANSFORM = Transform(
+    ["p", "q"], low=[0, 0], high=[100, 1], normaliser=ZScore(mean=[10.0, 0.0], std=[2.0, 0.0]), window=T
+)
+
+
+def make(max_batch: int = 4, max_assets: int = 100, **more: Any) -> Pipeline:
     return Pipeline(
         model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad")),
         window=T,
-        transform=Transform(
-            ["p", "q"], low=[0, 0], high=[100, 1], normaliser=ZScore(mean=[10.0, 0.0], std=[2.0, 0.0]), window=T
-        ),
+        transform=more.pop("transform", TRANSFORM),
         decoder=Decoder(["p", "q"], [Template("in/{asset}")], command=Template("cmd"), hold=["p"]),
         outgoing=OUTGOING,
         rules=[RulAlarm(name="low", below=20)],
         max_batch=max_batch,
         max_assets=max_assets,
+        **more,
     )
 
 
@@ -128,6 +134,60 @@ def test_quality_tells_what_is_wrong_with_a_window() -> None:
         | KNOWN
     )
     assert pipeline.counts["gaps"] == 2
+
+
+def test_values_beyond_their_range_are_held_or_cost_the_reading_and_are_counted() -> None:
+    pipeline, tail = make(ranges=Ranges([(0, 60), (0, 1)], [True, False]), max_hold=[1, None]), Tail(100)
+    for cycle, (p, q) in enumerate([(50, 0.5), (99, 0.5), (40, 0.5), (99, 9), (-1, 0.5), (-1, 0.5), (30, 0.5)], 1):
+        send(pipeline, tail, "x", cycle, p, q=q)
+    found = predictions(drain(pipeline, tail))
+    # Cycle 4 is rejected, since q may not be held; the windows up to 6 and 7 hold p for two readings in a row.
+    assert [(p["cycle"], p["rul"], p["quality"]["held"]) for p in found] == [(3, 40, 1), (5, 40, 2)]
+    assert pipeline.dropped == {Reason.OUT_OF_RANGE: 1}
+    assert (pipeline.counts["invalid_values"], pipeline.counts["held_too_long"]) == (3, 2)
+
+
+def changing() -> Pipeline:
+    """q's feature is its change per cycle, and the engine's RUL is 10 more than 2 times it."""
+    transform = Transform(
+        ["p", "q"],
+        low=[0, 0],
+        high=[100, 100],
+        features=[Feature("rate", "q", change="cycle"), Feature("p", "p")],
+        normaliser=ZScore(mean=[0.0, 0.0], std=[1.0, 1.0]),
+        window=T,
+    )
+    return make(transform=transform, max_late=4)
+
+
+def test_a_late_reading_answers_again_every_window_that_holds_it_or_the_change_after_it() -> None:
+    pipeline, tail = changing(), Tail(100)
+    for cycle in (1, 2, 4, 5, 6, 7):
+        send(pipeline, tail, "x", cycle, 1.0, q=cycle**2)
+    found = predictions(drain(pipeline, tail))
+    # The change from 2 to 4 is over two cycles, so a rate; the first reading's is not known.
+    assert [(p["cycle"], p["rul"]) for p in found] == [(4, 22), (5, 28), (6, 32), (7, 36)]
+    assert [p["quality"]["unknown_change"] for p in found] == [1, 0, 0, 0]
+    assert [p["quality"]["missing_cycles"] for p in found] == [1, 1, 1, 0]
+    send(pipeline, tail, "x", 3, 1.0, q=9)
+    again = predictions(drain(pipeline, tail))
+    # The window up to 6 begins with 4, whose change is now that from 3. The window up to 7 does not see it.
+    assert [(p["cycle"], p["revision"], p["rul"]) for p in again] == [(3, 0, 20), (4, 1, 24), (5, 1, 28), (6, 1, 32)]
+
+
+def test_what_hangs_on_the_reading_before_is_not_settled_until_that_is_known() -> None:
+    """A crash may bring readings back in another order; the first change is then perhaps another one."""
+    pipeline, tail = changing(), Tail(100)
+    for cycle in (1, 2, 3, 4):
+        send(pipeline, tail, "x", cycle, 1.0)
+    batch = pipeline.fill(tail, tail.last)
+    assert batch is not None
+    assert [due.cycle for due in batch.due] == [3, 4]
+    assert pipeline.complete(batch, *engine(batch.x)).unsettled == 3
+    send(pipeline, tail, "x", 5, 1.0)
+    batch = pipeline.fill(tail, tail.last)
+    assert batch is not None
+    assert pipeline.complete(batch, *engine(batch.x)).unsettled is None
 
 
 def test_an_alarm_event_is_not_retained_and_stands_before_the_state() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge_rul.core.features import Feature
 from edge_rul.errors import ConfigError
 from edge_rul.training.cmapss import COLUMNS
 from edge_rul.training.settings import load_settings
@@ -22,6 +23,31 @@ def test_the_shipped_configuration_loads(path: Path) -> None:
     assert {i.name for i in settings.inputs} <= set(COLUMNS)
     assert all(i.unit and i.description for i in settings.inputs)
     assert [(c.name, c.above) for c in settings.classes] == [("healthy", 80), ("degrading", 30), ("critical", None)]
+
+
+def test_the_settings_of_a_condition_are_not_seen_unless_they_are_features(config: Path) -> None:
+    text = config.read_text()
+    config.write_text(text + "normaliser: {kind: conditions, by: [P2], count: 2}\n")
+    assert load_settings(config).seen == [Feature(name, name) for name in ("T24", "T30", "Ps30")]
+    config.write_text(config.read_text() + "features: [P2, {name: rise, of: T30, minus: T24}]\n")
+    assert load_settings(config).seen == [Feature("P2", "P2"), Feature("rise", "T30", minus="T24")]
+
+
+def test_an_input_says_itself_what_becomes_of_missing_values_or_else_the_data_set_does(config: Path) -> None:
+    text = (
+        config.read_text()
+        .replace("{name: T30,", "{name: T30, valid: [0, 900],")
+        .replace("{name: Ps30,", "{name: Ps30, missing: hold, max_hold: 2,")
+    )
+    config.write_text(text)
+    assert [(r.missing, r.daemon) for r in load_settings(config).rules] == [
+        ("error", "reject"),
+        ("reject", "reject"),
+        ("hold", "hold"),
+        ("error", "reject"),
+    ]
+    config.write_text(text.replace("subset: FD001", "subset: FD001, rows: {missing: hold}"))
+    assert [r.missing for r in load_settings(config).rules] == ["hold"] * 4
 
 
 def test_the_shipped_configurations_share_one_recipe() -> None:
@@ -54,6 +80,25 @@ def test_the_shipped_configurations_share_one_recipe() -> None:
         ("above: 10", "above: 30", "", "expected falling limits"),
         ("above: 25", "above: 45", "", "expected falling limits"),
         ("{name: T30", "{name: T24", "", "inputs name a sensor twice: T24"),
+        ("name: T30,", "name: T30, valid: [3, 2],", "inputs[1]", "valid of T30 is [3.0, 2.0], expected [low, high]"),
+        ("name: T30,", "name: T30, max_hold: 3,", "inputs[1]", "expected `missing: hold` with it"),
+        (
+            "window: 10",
+            "window: 10\nfeatures: [T24, T99]",
+            "",
+            "feature T99 is of T99; the inputs are T24, T30, Ps30, P2",
+        ),
+        ("window: 10", "window: 10\nfeatures: [T24, {name: T24, of: P2}]", "", "features name one twice: T24"),
+        ("window: 10", "window: 10\nfeatures: [{name: x, of: P2, change: week}]", "features[0].change", "'week'"),
+        ("window: 10", "window: 10\nfeatures: [{name: x, of: P2, log: log}]", "", "whose valid range is not given"),
+        (
+            "window: 10",
+            "window: 10\nnormaliser: {kind: conditions, by: [alt], count: 6}",
+            "",
+            "normaliser.by names alt",
+        ),
+        ("window: 10", "window: 10\nnormaliser: {kind: minmax}", "normaliser.kind", "minmax"),
+        ("window: 10", "window: 10\nsmooth: {kind: mean}", "smooth.kind", "mean"),
     ],
 )
 def test_what_cannot_be_right_is_refused(config: Path, old: str, new: str, key: str, problem: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -50,6 +51,14 @@ def test_a_short_life_is_padded_by_its_first_reading() -> None:
     windows = last_windows(table(("a", 0, 5), ("b", 0, 2), ("c", 0, 1)), 4)
     assert windows.raw()[:, :, 0].tolist() == [[1, 2, 3, 4], [5, 5, 5, 6], [7, 7, 7, 7]]
     assert windows.padding.tolist() == [0, 2, 3]
+
+
+def test_a_window_that_holds_a_value_for_too_long_is_left_out() -> None:
+    """Of a run that begins before the window only the part within counts, as the daemon cannot know more."""
+    held = np.array([0, 1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0], bool)[:, None]
+    lives = msgspec.structs.replace(table(("a", 0, 8), ("b", 0, 4)), held=held, max_hold=[1])
+    assert full_windows(lives, 3).keys() == [("a", 0, 6), ("a", 0, 7), ("a", 0, 8), ("b", 0, 3), ("b", 0, 4)]
+    assert len(full_windows(msgspec.structs.replace(lives, max_hold=[None]), 3)) == 8
 
 
 def test_labels_count_from_the_last_cycle_and_are_capped() -> None:
