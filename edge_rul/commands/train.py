@@ -21,6 +21,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     parser.add_argument("--threads", type=whole(1), default=None, metavar="N", help="torch's, of one operation")
     parser.add_argument(
+        "--seed", type=whole(0), metavar="N", help="of the network, and of which assets are kept for calibration"
+    )
+    parser.add_argument(
         "--fold", type=whole(0), metavar="K", help="the fold to keep for the test, or the asset to leave out"
     )
     parser.add_argument("--init-from", type=Path, metavar="BUNDLE", help="begin with its weights, as far as they fit")
@@ -41,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         run_dir=args.run_dir,
         resume=args.resume,
+        seed=args.seed,
         fold=args.fold,
         init_from=args.init_from,
     )

@@ -28,15 +28,16 @@ def train_command(
     threads: int | None = None,
     run_dir: Path | None = None,
     resume: bool = False,
+    seed: int | None = None,
     fold: int | None = None,
     init_from: Path | None = None,
 ) -> int:
     """Train by the configuration on the files in `data`, and write the bundle `out`. Returns an exit code.
 
     force: replace a bundle that is there. threads: torch's, of one operation; None leaves its default. run_dir: where
-    the run is recorded, with a checkpoint after each epoch. resume: take up the run that is there. fold: in place of
-    the configuration's. init_from: a bundle whose weights to begin with, as far as they fit. Raises ConfigError,
-    DataError, BundleError or TrainingError.
+    the run is recorded, with a checkpoint after each epoch. resume: take up the run that is there. seed, fold: in
+    place of the configuration's. init_from: a bundle whose weights to begin with, as far as they fit. Raises
+    ConfigError, DataError, BundleError or TrainingError.
     """
     # torch's OpenMP threads spin while they wait. Beside any other work on the same cores that made a step take 2 to 10
     # times as long (measured on two cores); asleep they cost nothing. Read once, when torch is loaded.
@@ -62,6 +63,8 @@ def train_command(
     )
 
     chosen = settings.load_settings(config)
+    if seed is not None:
+        chosen = settings.with_seed(chosen, seed)
     if fold is not None:
         chosen = settings.with_fold(chosen, fold)
     start = None if init_from is None else transfer.read(init_from)
@@ -86,6 +89,7 @@ def train_command(
             "configuration": hashlib.sha256(content).hexdigest(),
             "data": lives.files,
             "threads": torch.get_num_threads(),
+            "seed": seed,
             "fold": fold,
             "init_from": None if start is None else start.sha256,
             "versions": run_directory.versions(run_directory.RESULT),
@@ -100,7 +104,7 @@ def train_command(
             shown.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in lives.rules.items()))
         fitted = fit.fit(training, validation, chosen, shown, record, start)
     source = export_bundle.Source(
-        command=command_line(config, out, threads, fold, init_from),
+        command=command_line(config, out, threads=threads, seed=seed, fold=fold, init_from=init_from),
         config_sha256=hashlib.sha256(content).hexdigest(),
         config_text=content.decode(),
     )
@@ -120,11 +124,18 @@ def train_command(
 
 
 def command_line(
-    config: Path, out: Path, threads: int | None, fold: int | None = None, init_from: Path | None = None
+    config: Path,
+    out: Path,
+    *,
+    threads: int | None = None,
+    seed: int | None = None,
+    fold: int | None = None,
+    init_from: Path | None = None,
 ) -> str:
     """The command as a user would type it in the directory where it ran, without a path of this machine."""
     words = ["edge-rul", "train", _relative(config), "--data", "DIR", "--out", _relative(out)]
     words += ["--threads", str(threads)] if threads else []
+    words += ["--seed", str(seed)] if seed is not None else []
     words += ["--fold", str(fold)] if fold is not None else []
     words += ["--init-from", _relative(init_from)] if init_from is not None else []
     return shlex.join(words)

@@ -233,3 +233,9 @@ def with_fold(settings: TrainingSettings, fold: int) -> TrainingSettings:
         problem = "the configuration has no folds: expected dataset.split: {by: folds}, or calibration: {fold: 0}"
         raise ConfigError("train", f"--fold {fold}", problem)
     return msgspec.structs.replace(settings, calibration=msgspec.structs.replace(settings.calibration, fold=fold))
+
+
+def with_seed(settings: TrainingSettings, seed: int) -> TrainingSettings:
+    """The settings with another start of the network, and other assets kept for calibration."""
+    calibration = msgspec.structs.replace(settings.calibration, seed=seed)
+    return msgspec.structs.replace(settings, seed=seed, calibration=calibration)

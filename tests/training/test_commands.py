@@ -180,10 +180,10 @@ def test_an_existing_directory_is_not_overwritten(config: Path, engines: Path, t
 def test_the_recorded_command_names_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = "edge-rul train configs/a.yaml --data DIR --out bundles/a"
-    assert command_line(Path("configs/a.yaml"), Path("bundles/a"), None) == wanted
-    assert command_line(tmp_path / "configs/a.yaml", tmp_path / "bundles/a", None) == wanted
-    assert command_line(Path("/elsewhere/a.yaml"), Path("../b"), 2) == (
-        "edge-rul train a.yaml --data DIR --out b --threads 2"
+    assert command_line(Path("configs/a.yaml"), Path("bundles/a")) == wanted
+    assert command_line(tmp_path / "configs/a.yaml", tmp_path / "bundles/a") == wanted
+    assert command_line(Path("/elsewhere/a.yaml"), Path("../b"), threads=2, seed=1) == (
+        "edge-rul train a.yaml --data DIR --out b --threads 2 --seed 1"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from edge_rul.core.features import Feature
 from edge_rul.errors import ConfigError
 from edge_rul.training.cmapss import COLUMNS
-from edge_rul.training.settings import load_settings
+from edge_rul.training.settings import TrainingSettings, load_settings, with_seed
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("cmapss_fd*.yaml"))
 
@@ -110,3 +110,9 @@ def test_what_cannot_be_right_is_refused(config: Path, old: str, new: str, key: 
     assert e.value.object.startswith(f"{config}:")
     assert e.value.object.endswith(key)
     assert problem in str(e.value)
+
+
+def test_a_seed_is_the_network_s_and_draws_the_calibration_assets(settings: TrainingSettings) -> None:
+    other = with_seed(settings, settings.seed + 1)
+    assert other.seed == other.calibration.seed == settings.seed + 1
+    assert msgspec.structs.replace(other, seed=settings.seed, calibration=settings.calibration) == settings
