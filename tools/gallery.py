@@ -1,0 +1,150 @@
+"""A picture of each bundle's predictions on test lives, for the documentation.
+
+    python tools/gallery.py --out docs/gallery bundles/batteries=DIR bundles/disks=DIR
+
+For each BUNDLE=DATA it writes NAME.svg: predicted against true RUL along a few lives with their intervals, or, where
+the configuration asks for detection, the share of failures that had an alarm by a day, over the days before them.
+
+Owns what is drawn. Which windows are judged and who answers stands in the package. Must not know a domain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+
+from edge_rul import bundle as bundles
+from edge_rul.bundle import Bundle
+from edge_rul.core.normalise import Array
+from edge_rul.engines import infer_all, open_engine
+from edge_rul.errors import EXIT_OK, EXIT_USAGE, EdgeRulError
+from edge_rul.training.detection import Detection, DetectionSettings, detect
+from edge_rul.training.evaluate import dataset_of, load_table
+from edge_rul.training.windows import Windows, full_windows
+
+BATCH, CHUNK = 64, 4096
+LIVES = 4  # drawn of each bundle
+BLUE, RED, GREY = "#1f5f99", "#b3261e", "#8a8a8a"
+STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 9,
+    "legend.frameon": False,
+    "svg.hashsalt": "edge-rul",
+}
+
+
+class Answers(NamedTuple):
+    """rul: (N,) of the windows, in the bundle's unit."""
+
+    bundle: Bundle
+    windows: Windows
+    rul: Array
+
+
+def answers(bundle: Bundle, data: Path) -> Answers:
+    """The bundle's predictions for all full windows of the test lives in `data`. Raises DataError, EngineError."""
+    transform = bundle.manifest.transform
+    windows = full_windows(load_table(bundle, data, "test"), bundle.manifest.window)
+    found = []
+    with open_engine("onnxruntime", bundle, max_batch=BATCH) as engine:
+        for begin in range(0, len(windows), CHUNK):
+            select = np.arange(begin, min(begin + CHUNK, len(windows)))
+            readings = windows.readings(select, before=transform.changes)
+            found.append(infer_all(engine, transform.apply(readings).x)[0])
+    return Answers(bundle, windows, np.concatenate([np.zeros(0, np.float32), *found]))
+
+
+def lives(shown: Answers) -> Any:
+    """Predicted against true RUL along some lives that failed, from the shortest to the longest."""
+    windows, manifest = shown.windows, shown.bundle.manifest
+    cap, unit = manifest.rul.max, manifest.rul.unit
+    own = np.searchsorted(windows.table.starts, windows.last, side="right")  # (N,)
+    left = windows.table.rul[windows.last]  # (N,)
+    ended = np.unique(own[~windows.table.is_lower_bound[windows.last]])
+    by_length = sorted(ended.tolist(), key=lambda life: int((own == life).sum()))
+    chosen = [by_length[i] for i in np.unique(np.linspace(0, len(by_length) - 1, LIVES).astype(int))]
+    figure, axes = plt.subplots(
+        1, len(chosen), figsize=(2.9 * len(chosen), 3), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, life in zip(axes[0], chosen, strict=True):
+        mine = own == life
+        x, rul = left[mine], shown.rul[mine]
+        if (table := manifest.interval) is not None:
+            low, high = table.bounds(rul, cap)
+            axis.fill_between(x, low, high, color=BLUE, alpha=0.18, linewidth=0, label=f"{table.level:.0%} interval")
+        axis.plot(x, np.minimum(x, cap), color="black", linewidth=1, label="true, at most the cap")
+        axis.plot(x, rul, color=BLUE, linewidth=1.2, label="predicted")
+        far = min(float(x.max()), 2 * cap)
+        axis.set(xlim=(far, 0), ylim=(0, 1.08 * cap), title=str(windows.table.asset[windows.last[mine][0]]))
+        axis.set_xlabel(f"{unit} left")
+    axes[0][0].set_ylabel(f"RUL / {unit}")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def detection(shown: Answers, settings: DetectionSettings, seconds_per_cycle: float | None) -> Any:
+    """The share of failures that had an alarm by then, over the time before them."""
+    windows, unit = shown.windows, shown.bundle.manifest.rul.unit
+    told = detect(windows, shown.rul, settings, unit, seconds_per_cycle)
+    own = np.searchsorted(windows.table.starts, windows.last, side="right")  # (N,)
+    left = windows.table.rul[windows.last]  # (N,)
+    near = ~windows.table.is_lower_bound[windows.last] & (left <= settings.horizon)  # (N,)
+    failures = np.unique(own[near])
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    days = np.unique(np.append(left[near], settings.horizon))[::-1]
+    for place, (point, colour) in enumerate(zip(told.points, (GREY, BLUE, RED, "black"), strict=False)):
+        first = [left[(own == life) & near & (shown.rul <= point.limit)] for life in failures]
+        alarmed = np.array([f.max() if len(f) else -1.0 for f in first])  # time left at the first alarm
+        share = [(alarmed >= day).mean() if len(alarmed) else 0.0 for day in days]
+        axis.step(days, share, where="post", color=colour, label=_words(point.asked, told, settings))
+        reach = [[share[-1] - point.found_low], [point.found_high - share[-1]]]
+        axis.errorbar([-0.015 * (place + 1) * settings.horizon], [share[-1]], yerr=reach, color=colour, capsize=2)
+    axis.set(xlim=(settings.horizon, -0.08 * settings.horizon), ylim=(0, 1))
+    axis.set(xlabel=f"{unit} before the failure", ylabel=f"share of {len(failures)} failures with an alarm")
+    axis.legend(title=f"AUC of windows {told.auc:.2f}" if told.auc is not None else None, loc="upper left")
+    return figure
+
+
+def _words(asked: float, told: Detection, settings: DetectionSettings) -> str:
+    point = next(p for p in told.points if p.asked == asked)
+    return f"{point.false_alarms} false alarms of {point.far} {settings.of} ({asked:.0%})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Draw bundles' predictions on test lives.")
+    parser.add_argument("pairs", nargs="+", metavar="BUNDLE=DATA")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the pictures")
+    args = parser.parse_args()
+    mpl.use("svg")
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        for pair in args.pairs:
+            path, equals, data = pair.partition("=")
+            if not equals:
+                print(f"gallery: expected BUNDLE=DATA, found {pair!r}", file=sys.stderr)
+                return EXIT_USAGE
+            bundle = bundles.load(Path(path))
+            dataset = dataset_of(bundle)
+            shown = answers(bundle, Path(data))
+            with plt.rc_context(STYLE):
+                wanted = dataset.detection
+                figure = lives(shown) if wanted is None else detection(shown, wanted, dataset.seconds_per_cycle)
+                figure.savefig(args.out / f"{bundle.manifest.name}.svg", metadata={"Date": None, "Creator": None})
+                plt.close(figure)
+            print(f"wrote {args.out / bundle.manifest.name}.svg", flush=True)
+    except EdgeRulError as e:
+        print(f"gallery: {e}", file=sys.stderr)
+        return e.exit_code
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
