@@ -109,7 +109,8 @@ def detection(shown: Answers, settings: DetectionSettings, seconds_per_cycle: fl
         axis.errorbar([-0.015 * (place + 1) * settings.horizon], [share[-1]], yerr=reach, color=colour, capsize=2)
     axis.set(xlim=(settings.horizon, -0.08 * settings.horizon), ylim=(0, 1))
     axis.set(xlabel=f"{unit} before the failure", ylabel=f"share of {len(failures)} failures with an alarm")
-    axis.legend(title=f"AUC of windows {told.auc:.2f}" if told.auc is not None else None, loc="upper left")
+    if told.points:  # there are windows far from any failure
+        axis.legend(title=f"AUC of windows {told.auc:.2f}" if told.auc is not None else None, loc="upper left")
     return figure
 
 

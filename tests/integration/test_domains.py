@@ -9,10 +9,12 @@ import csv
 import gzip
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gallery
 import published
 import pytest
 import replay
@@ -168,7 +170,7 @@ def served(bundle: bundles.Bundle, data: Path, tmp_path: Path) -> dict[tuple[str
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_from_published_files_to_the_daemons_predictions(
-    domain: str, real: Path | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    domain: str, real: Path | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, write, dataset = DOMAINS[domain]
     data = tmp_path / "data"
@@ -197,3 +199,8 @@ def test_from_published_files_to_the_daemons_predictions(
     assert max(abs(found[key]["rul"] - answer) for key, answer in offline.items()) <= tolerance
     # The daemon answers windows over holes too, and marks them; the figures leave them out.
     assert all(told["quality"]["missing_cycles"] for key, told in found.items() if key not in offline)
+
+    monkeypatch.setattr(sys, "argv", ["gallery", f"{bundle.path}={data}", "--out", str(tmp_path / "gallery")])
+    assert gallery.main() == 0
+    picture = (tmp_path / "gallery" / f"{domain}.svg").read_text()
+    assert picture.count("<path") > 20
