@@ -131,6 +131,8 @@ class Limits(_Settings, frozen=True):
     inbox_bytes: Positive = 256 * MIB
     outbox: Positive = 10_000  # messages that wait for the broker
     skew: Annotated[float, msgspec.Meta(ge=0, le=10**9)] = 300.0  # seconds that a reading may be ahead of our clock
+    rate: Annotated[float, msgspec.Meta(gt=0, le=10**6)] | None = None  # messages a second of one topic of readings
+    burst: Positive = 1000  # messages of one topic at once, where there is a rate
 
 
 class WindowSettings(_Settings, frozen=True):

@@ -48,6 +48,7 @@ class Reason(str, Enum):
     """Why a message, or one reading of it, was not used. Each is a counter's name."""
 
     TOO_LARGE = "too_large"  # above limits.payload
+    TOO_FAST = "too_fast"  # its topic sends more than limits.rate
     NOT_JSON = "not_json"
     BAD_SHAPE = "bad_shape"  # JSON, but not one of the accepted shapes
     BAD_TOPIC = "bad_topic"  # matches no template

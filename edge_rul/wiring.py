@@ -26,6 +26,7 @@ from edge_rul.core.outgoing import Outgoing, iso
 from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId
+from edge_rul.core.rate import Rates
 from edge_rul.core.status import ServingEngine, Status, gpu_given_up, words
 from edge_rul.core.topic import Template
 from edge_rul.core.valid import Ranges
@@ -99,6 +100,7 @@ def build_decoder(settings: Settings, bundle: Bundle, also: Sequence[str] = ()) 
         payload_limit=settings.limits.payload,
         refused_limit=settings.limits.dead_letter,
         skew=settings.limits.skew,
+        rates=Rates(settings.limits.rate, settings.limits.burst) if settings.limits.rate is not None else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -286,6 +287,19 @@ def test_reload_tells_a_daemon(main: Main) -> None:
         stand_in.stdout.readline()
         assert main("reload", "--pid", str(stand_in.pid))[0] == EXIT_OK
         assert stand_in.stdout.readline() == "SIGHUP\n"
+
+
+def test_the_daemon_that_was_told_to_reload_says_what_came_of_it(main: Main, daemon: Daemon) -> None:
+    assert main("status", "--config", daemon.config, "--wait", "60")[0] == EXIT_OK
+    written = daemon.config.read_text()
+    daemon.config.write_text(written + "log: {level: debug}\n")
+    assert main("reload", "--config", daemon.config, "--pid", str(daemon.process.pid))[0] == EXIT_OK
+    for _ in range(12):  # a status of before may be heard first
+        _, out, _ = main("status", "--config", daemon.config, "--wait", "60")
+        if "the last reload" in out:
+            break
+    daemon.config.write_text(written)
+    assert re.search(r"(?m)^the last reload, \S+, took log$", out), out
 
 
 def test_a_configuration_that_is_wrong_is_not_loaded(main: Main, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from edge_rul.core.command import Command, CommandReader, ReplyTo
 from edge_rul.core.dead_letter import Refused, refuse
 from edge_rul.core.normalise import Array
+from edge_rul.core.rate import Rates
 from edge_rul.core.topic import Asset, Template, name_problem
 from edge_rul.errors import BadMessage, Reason
 
@@ -49,11 +50,15 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """What one message held. future: readings whose time was dropped, as it lay ahead of our clock."""
+    """What one message held. future: readings whose time was dropped, as it lay ahead of our clock.
+
+    silenced: 1 where it was refused for its topic's rate, and neither kept nor told.
+    """
 
     entries: list[Reading | Command] = []
     rejected: list[Refused] = []
     future: int = 0
+    silenced: int = 0
 
 
 class _Cycle(msgspec.Struct):
@@ -77,10 +82,12 @@ class Decoder:
         payload_limit: int = 128 * 1024,
         refused_limit: int = 1024,
         skew: float = 300.0,
+        rates: Rates | None = None,
     ) -> None:
         """inputs: names in the bundle's order. hold: those whose previous value may stand in. skew: seconds.
 
         outputs: where the daemon publishes, and a reply may not go. refused_limit: bytes kept of what is refused.
+        rates: of each topic, where it is limited; commands are not.
         """
         self._inputs = tuple(inputs)
         self._hold = frozenset(hold)
@@ -92,6 +99,7 @@ class Decoder:
         self._limit = payload_limit
         self.refused_limit = refused_limit
         self._skew = round(skew * 1000)
+        self._rates = rates
         self._cycle = msgspec.json.Decoder(_Cycle)
         self._list = msgspec.json.Decoder(list[msgspec.Raw])
         self._topics: dict[str, tuple[int, dict[str, str]]] = {}
@@ -107,6 +115,8 @@ class Decoder:
         """
         if topic == self._command:
             return self._decode_command(topic, payload, reply_to, retained)
+        if self._rates is not None and not self._rates.take(topic, received):
+            return self._too_fast(self._rates, topic, payload, received)
         try:
             if len(payload) > self._limit:
                 raise self._too_large(topic, payload)
@@ -138,6 +148,13 @@ class Decoder:
             return Decoded([self._commands.read(topic, payload, reply_to, retained=retained)])
         except BadMessage as e:
             return Decoded(rejected=[refuse(e, payload, self.refused_limit, reply_to)])
+
+    def _too_fast(self, rates: Rates, topic: str, payload: bytes, received: int) -> Decoded:
+        """Refused before anything is read, and told now and then only, or a flood would fill the journal after all."""
+        if not rates.worth_telling(topic, received):
+            return Decoded(silenced=1)
+        bad = BadMessage(Reason.TOO_FAST, topic, "more messages than limits.rate and limits.burst allow")
+        return Decoded(rejected=[refuse(bad, payload, self.refused_limit)])
 
     def _too_large(self, topic: str, payload: bytes) -> BadMessage:
         return BadMessage(Reason.TOO_LARGE, topic, f"{len(payload)} bytes, at most {self._limit} are allowed")

@@ -134,6 +134,8 @@ class Pipeline:
         self.counts["future_times"] += decoded.future
         for bad in decoded.rejected:
             self.dropped[bad.reason] += 1
+        if decoded.silenced:
+            self.dropped[Reason.TOO_FAST] += decoded.silenced
         return decoded
 
     @property

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
+from core.test_pipeline import make
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_rul.core import rate
+from edge_rul.core.payload import Decoder
 from edge_rul.core.rate import Rates
+from edge_rul.core.topic import Template
+from edge_rul.errors import Reason
 
 
 def test_a_burst_is_granted_once_and_then_the_rate() -> None:
@@ -49,6 +53,25 @@ def test_refusals_are_told_now_and_then() -> None:
     rates = Rates(1.0, burst=1)
     assert [rates.worth_telling("a", now) for now in (0, 1, 9_999, 10_000, 10_001)] == [True, False, False, True, False]
     assert rates.worth_telling("b", 1)
+
+
+def test_a_topic_that_floods_costs_counts_and_few_entries() -> None:
+    """Neither the journal nor the dead letters grow with a flood, nobody else is held up, and commands come through."""
+    pipeline = make()
+    decoder = pipeline.decoder = Decoder(
+        ["p"], [Template("in/{asset}")], command=Template("cmd"), rates=Rates(1.0, burst=3)
+    )
+    payload = b'{"cycle": 1, "values": [1.0]}'
+    flood = [pipeline.decode("in/flood", payload, 1000 + i) for i in range(500)]
+    assert sum(len(d.entries) for d in flood) == 3
+    assert [[r.reason for r in d.rejected] for d in flood if d.rejected] == [[Reason.TOO_FAST]]
+    assert sum(d.silenced for d in flood) == 496
+    assert pipeline.dropped == {Reason.TOO_FAST: 497}
+    rubbish = [decoder.decode("in/rubbish", b"no json", 1000 + i) for i in range(500)]
+    assert sum(len(d.rejected) for d in rubbish) == 4, "three that were read, and one that tells of the flood"
+    assert len(decoder.decode("in/other", payload, 1500).entries) == 1
+    reset = b'{"command": "reset", "asset": "flood"}'
+    assert all(decoder.decode("cmd", reset, 1500).entries for _ in range(10))
 
 
 def test_a_flood_of_names_costs_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
