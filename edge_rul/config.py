@@ -74,6 +74,7 @@ class Mqtt(_Settings, frozen=True):
 class Topics(_Settings, frozen=True):
     readings: Annotated[list[str], msgspec.Meta(min_length=1)]
     prediction: str = "edge-rul/{asset}/prediction"
+    state: str | None = None  # the prediction's, and `/state`
     alarm: str = "edge-rul/{asset}/alarm/{alarm}"
     alarm_event: str = "edge-rul/{asset}/event"
     availability: str = "edge-rul/availability"
@@ -82,6 +83,11 @@ class Topics(_Settings, frozen=True):
     status: str = "edge-rul/status"
     daemon_alarm: str = "edge-rul/_daemon/alarm/{alarm}"
     dead_letter: str | None = "edge-rul/dead-letter"
+
+    def text(self, key: str) -> str | None:
+        """An output's template as written, or its default."""
+        text: str | None = getattr(self, key)
+        return f"{self.prediction}/state" if key == "state" and text is None else text
 
 
 class InputSettings(_Settings, frozen=True):
@@ -133,6 +139,12 @@ class Limits(_Settings, frozen=True):
     skew: Annotated[float, msgspec.Meta(ge=0, le=10**9)] = 300.0  # seconds that a reading may be ahead of our clock
     rate: Annotated[float, msgspec.Meta(gt=0, le=10**6)] | None = None  # messages a second of one topic of readings
     burst: Positive = 1000  # messages of one topic at once, where there is a rate
+
+
+class AssetSettings(_Settings, frozen=True):
+    """stale_after: seconds without a reading after which an asset's state says `stale`."""
+
+    stale_after: Annotated[float, msgspec.Meta(gt=0)] | Literal["never"] = "never"
 
 
 class WindowSettings(_Settings, frozen=True):
@@ -206,6 +218,7 @@ class Settings(_Settings, frozen=True):
     inputs: dict[str, InputSettings] = {}
     alarms: list[RulAlarm | HealthAlarm] = []
     engine: EngineSettings = EngineSettings()
+    assets: AssetSettings = AssetSettings()
     windows: WindowSettings = WindowSettings()
     scoring: ScoringSettings = ScoringSettings()
     journal: JournalSettings = JournalSettings()
@@ -241,7 +254,7 @@ def load_settings(path: Path) -> tuple[Settings, Source]:
 def templates(topics: Topics) -> dict[str, Template]:
     """The output templates and the command topic by key."""
     keys = (key for key in Topics.__struct_fields__ if key != "readings")
-    return {key: Template(text) for key in keys if (text := getattr(topics, key)) is not None}
+    return {key: Template(text) for key in keys if (text := topics.text(key)) is not None}
 
 
 def _template(source: Source, path: KeyPath, text: str) -> Template:
@@ -256,6 +269,7 @@ def _check_topics(topics: Topics, source: Source) -> None:
     of_asset = {"asset"} | set().union(*(t.names for t in inputs))
     needs: dict[str, set[str]] = {
         "prediction": of_asset,
+        "state": of_asset,
         "alarm": of_asset | {"alarm"},
         "alarm_event": of_asset,
         "availability": set(),
@@ -267,7 +281,7 @@ def _check_topics(topics: Topics, source: Source) -> None:
     }
     seen: dict[str, Template] = {}
     for key, need in needs.items():
-        if (text := getattr(topics, key)) is None:
+        if (text := topics.text(key)) is None:
             continue
         path = ("topics", key)
         template = _template(source, path, text)

@@ -57,6 +57,7 @@ class Intake:
         self._owed_at_most = owed_at_most
         self._faults = faults
         self._hearer = hearer
+        self._listening: float | None = None  # since when assets can be heard
         self._owed: deque[tuple[int, Received]] = deque()  # (seq of its last entry, message), as they came
 
     def take(self, now: float, wall: int) -> int:
@@ -86,9 +87,23 @@ class Intake:
         entries = [*decoded.entries, *decoded.rejected]
         self._tail.append(self._journal.append(entries, now, fleeting=message.qos == 0))
         if self._hearer is not None and decoded.entries:
-            self._hearer.heard(decoded.entries)
+            self._hearer.heard(list(decoded.entries))
         if message.qos:
             self._owed.append((self._journal.last, message))
+
+    def tick(self, now: float, wall: int, *, connected: bool) -> None:
+        """Take in what a clock decides. An asset can be silent only while we can hear, and have heard all that came."""
+        if not connected:
+            self._listening = None
+        elif self._listening is None:
+            self._listening = now
+        if self._listening is None or self._journal.full or self._pipeline.applied < self._journal.last:
+            return
+        if entries := self._pipeline.tick(now, wall, self._listening):
+            self._tail.append(self._journal.append(entries, now))
+            self._arrivals.came(self._journal.last, now)
+            if self._hearer is not None:
+                self._hearer.heard(entries)
 
     def waits_for_commit(self, now: float) -> bool:
         """Whether the transaction is as full or old as it may be, or the broker waits for acknowledgements."""

@@ -61,6 +61,7 @@ class Reader(Protocol):
 
     def answered(self, answers: list[Answered], changes: list[Change]) -> None: ...
     def removed(self, assets: list[Asset]) -> None: ...
+    def renewed(self, lives: list[tuple[Asset, int]]) -> None: ...
 
 
 class Scoring:
@@ -123,7 +124,7 @@ class Scoring:
             return False
         if self._tail.behind:
             self._tail.refill(self._journal.read(self._tail.position, _REFILL_AT_ONCE))
-        batch = self._pipeline.fill(self._tail, self._journal.committed, latest=self._lags(now))
+        batch = self._pipeline.fill(self._tail, self._journal.committed, now=now, latest=self._lags(now))
         if batch is None:
             return False
         begun = self._clock.monotonic()
@@ -134,6 +135,7 @@ class Scoring:
         self._answer_log.answered(done, now)
         if self._reader is not None:
             self._reader.answered(done.answers, done.changes)
+            self._reader.renewed(done.renewed)
             self._reader.removed(done.removed)
         if self._observer is not None and len(batch.x):
             self._observer.batch(len(batch.x), seconds)
@@ -255,7 +257,7 @@ class Scoring:
         rul, logits = self._infer(batch)
         self._outbound.send(self._pipeline.complete(batch, rul, logits).messages)
         for asset in assets:
-            self._outbound.send(self._pipeline.alarm_states(asset))
+            self._outbound.send(self._pipeline.states(asset))
         return True
 
     def _catch_up(self) -> bool:

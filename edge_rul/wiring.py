@@ -79,6 +79,7 @@ def build_outgoing(settings: Settings) -> Outgoing:
         statistics=outputs["statistics"],
         status=outputs["status"],
         daemon_alarm=outputs["daemon_alarm"],
+        state=outputs["state"],
         dead_letter=outputs.get("dead_letter"),
     )
 
@@ -120,6 +121,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         max_gap=settings.windows.max_gap,
         max_hold=[i.max_hold for i in manifest.inputs],
         ranges=Ranges([i.valid for i in manifest.inputs], list(held_inputs(settings, bundle).values())),
+        stale_after=None if settings.assets.stale_after == "never" else settings.assets.stale_after,
     )
 
 

@@ -165,9 +165,10 @@ class Worker:
         return min(1.0, self._journal.wait(now), self._snapshots.pause(now))
 
     def tick(self) -> None:
-        """Summaries of repeated faults, and alarms of the daemon's own."""
+        """Summaries of repeated faults, what a clock decides of assets, and alarms of the daemon's own."""
         now = self._clock.monotonic()
         self._faults.tick(now)
+        self._intake.tick(now, round(self._clock.wall()), connected=self._transport.connected)
         full = bool(self._journal.full)
         if full != self._was_full:
             self._was_full = full
@@ -268,6 +269,7 @@ class Worker:
             ts=iso(round(self._clock.wall() * 1000)) or "",
             uptime=round(uptime, 1),
             assets=len(self._pipeline.lives),
+            stale_assets=len(self._pipeline.lives.stale),
             **{
                 name: counts[name]
                 for name in (

@@ -524,6 +524,7 @@ def test_the_shipped_configuration_loads_and_shows_the_defaults() -> None:
     assert [type(rule) for rule in shipped.alarms] == [RulAlarm, HealthAlarm]
     assert {name: t.names for name, t in templates(shipped.topics).items()} == {
         "prediction": ("line", "asset"),
+        "state": ("line", "asset"),
         "alarm": ("line", "asset", "alarm"),
         "alarm_event": ("line", "asset"),
         "availability": (),

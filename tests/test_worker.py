@@ -143,6 +143,8 @@ class Onlooker:
     def alarms(self, asset: Any, states: list[Any]) -> None:
         self.restored[str(asset)] = [change.status.state.value for change in states]
 
+    def renewed(self, lives: list[Any]) -> None: ...
+
     def removed(self, assets: list[Any]) -> None:
         self.gone += map(str, assets)
 
@@ -153,8 +155,9 @@ class Onlooker:
 class Rig:
     """A daemon without a broker. `crash` forgets everything but the state directory."""
 
-    def __init__(self, directory: Path, **sections: Any) -> None:
+    def __init__(self, directory: Path, pipeline: dict[str, Any] | None = None, **sections: Any) -> None:
         self.directory = directory
+        self.pipeline = pipeline or {}
         self.settings = Settings(
             bundle="x", topics=Topics(readings=["in/{asset}"]), **{"journal": JournalSettings(min_free=0), **sections}
         )
@@ -167,7 +170,7 @@ class Rig:
         self.onlooker = Onlooker()
         self.journal = Journal(self.directory, self.settings.journal)
         self.worker = Worker(
-            pipeline=make(),
+            pipeline=make(**self.pipeline),
             engine=self.engine,
             transport=self.transport,
             journal=self.journal,
@@ -367,6 +370,33 @@ def test_a_removed_asset_stays_removed_after_rounds_of_snapshots_and_restarts(tm
     assert rig.transport.predictions()[-1]["cycle"] == 6
 
 
+def test_a_silence_counts_while_we_can_hear_is_an_entry_and_survives_a_crash(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, pipeline={"stale_after": 60.0})
+    rig.transport.put(reading(1))
+    rig.settle()
+
+    def stale_after(seconds: float, *, connected: bool = True) -> int:
+        rig.clock.now += seconds
+        rig.transport.connected = connected
+        rig.worker.tick()
+        rig.settle()
+        return rig.worker.statistics().stale_assets
+
+    assert stale_after(50.0) == 0
+    assert stale_after(50.0, connected=False) == 0
+    assert stale_after(50.0) == 0  # it begins to count here
+    assert stale_after(61.0) == 1
+    assert [type(entry).__name__ for entry in rig.onlooker.heard_entries] == ["Reading", "Stale"]
+    rig.crash()
+    rig.settle()
+    assert rig.worker.statistics().stale_assets == 1
+    rig.transport.put(reading(2))
+    rig.settle()
+    assert rig.worker.statistics().stale_assets == 0
+    assert stale_after(1.0) == 0
+    assert stale_after(61.0) == 1
+
+
 def test_an_empty_list_is_acknowledged_without_waiting(rig: Rig) -> None:
     mid = rig.transport.put(b"[]")
     rig.worker.step()
@@ -508,7 +538,7 @@ def test_a_daemon_that_is_killed_again_while_it_catches_up_leaves_no_retained_st
     assert rig.transport.sent == []  # it was settled
 
 
-def test_the_last_state_of_a_life_that_ended_before_a_crash_is_retained(rig: Rig) -> None:
+def test_a_life_that_ended_before_a_crash_leaves_its_alarms_and_no_prediction(rig: Rig) -> None:
     """Its window is gone when all is answered again."""
     rig.transport.put(reading(1, 10.0, ts=NOW + 1))
     for cycle in range(2, 10):
@@ -522,9 +552,10 @@ def test_the_last_state_of_a_life_that_ended_before_a_crash_is_retained(rig: Rig
     rig.transport.sent.clear()
     rig.crash()
     rig.settle()
-    retained = {m.topic: json.loads(m.payload) for m in rig.transport.sent if m.retain}
-    assert (retained["out/x/p"]["life"], retained["out/x/p"]["cycle"]) == (0, 10)
-    assert (retained["out/x/a/low"]["life"], retained["out/x/a/low"]["state"]) == (1, "normal")
+    retained = {m.topic: m.payload for m in rig.transport.sent if m.retain}
+    assert retained["out/x/p"] == b""
+    low = json.loads(retained["out/x/a/low"])
+    assert (low["life"], low["state"]) == (1, "normal")
 
 
 def test_after_a_crash_in_a_long_lag_only_what_may_have_been_published_goes_out_unretained(

@@ -111,6 +111,8 @@ class Witness:
             self._heard(message)
 
     def _heard(self, message: Publish) -> None:
+        if not message.payload:
+            return  # clears what was retained of the life before
         said: dict[str, Any] = json.loads(message.payload)
         if message.topic.endswith("/prediction"):
             key = Key(said["asset"], said["life"], said["cycle"])
@@ -179,11 +181,16 @@ def judge(
             unstable.append(key)
     events: dict[str, Event] = {}
     states: dict[str, Any] = {}  # topic -> what has to be retained there
+    lives: dict[str, int] = {}
+    for key in witness.acknowledged:
+        lives[key.asset] = max(key.life, lives.get(key.asset, 0))
     for asset, name in witness.names.items():
         due, state = chaos_alarms.expected(name, alarm_steps(asset, witness))
         events.update(due)
         newest = max(key for key in right if key.asset == asset)
-        states[f"edge-rul/{name}/prediction"] = (newest.life, newest.cycle, right[newest])
+        # Nothing stays of a life that is over, though the next one has no full window yet.
+        now = newest.life == lives[asset]
+        states[f"edge-rul/{name}/prediction"] = (newest.life, newest.cycle, right[newest]) if now else None
         states[f"edge-rul/{name}/alarm/{chaos_alarms.NAME}"] = state
     off = [topic for topic, state in states.items() if not _holds(retained.get(topic), state)]
     # A killed broker goes back to its last save, and tells nobody.
@@ -216,9 +223,9 @@ def alarm_steps(asset: str, witness: Witness) -> list[Step]:
 
 
 def _holds(payload: bytes | None, state: Any) -> bool:
-    """Whether a retained message says what it has to. state: (life, cycle, rul), or an alarm's state."""
-    if payload is None:
-        return False
+    """Whether a retained message says what it has to. state: (life, cycle, rul), an alarm's state, or None: nothing."""
+    if payload is None or state is None:
+        return payload is state
     said = json.loads(payload)
     if isinstance(state, str):
         return bool(said["state"] == state)

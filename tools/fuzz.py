@@ -101,6 +101,7 @@ def make_pipeline() -> Pipeline:
             statistics=Template("edge-rul/s"),
             status=Template("edge-rul/status"),
             daemon_alarm=Template("edge-rul/_daemon/alarm/{alarm}"),
+            state=Template(f"edge-rul/{line}/{asset}/s"),
             dead_letter=Template("edge-rul/dead-letter"),
         ),
         rules=[

@@ -51,6 +51,7 @@ STATISTICS = Statistics(
     ts="2026-01-01T00:00:00.000Z",
     uptime=4512.5,
     assets=120,
+    stale_assets=2,
     readings=43210,
     predictions=39876,
     revisions=12,

@@ -82,6 +82,16 @@ class History:
 
         self._hand_over(len(answers) + len(changes), apply)
 
+    def renewed(self, lives: list[tuple[Asset, int]]) -> None:
+        """These assets began these lives."""
+
+        def apply() -> None:
+            for asset, life in lives:
+                self._fleet.renewed(asset, life)
+
+        if lives:
+            self._hand_over(len(lives), apply)
+
     def removed(self, assets: list[Asset]) -> None:
         """These are no more: their records go."""
 

@@ -15,6 +15,7 @@ from edge_rul.core.dead_letter import DeadLetter
 from edge_rul.core.features import Readings
 from edge_rul.core.life import Answer
 from edge_rul.core.normalise import Array
+from edge_rul.core.standing import Standing
 from edge_rul.core.topic import Asset
 from edge_rul.core.transform import Marks, Transform
 
@@ -92,7 +93,15 @@ class Removed(msgspec.Struct, frozen=True):
     cycle: int
 
 
-Step = Due | NewLife | Letter | Obeyed | Removed
+class Stands(msgspec.Struct, frozen=True):
+    """The asset stands otherwise than before."""
+
+    seq: int
+    asset: Asset
+    standing: Standing
+
+
+Step = Due | NewLife | Letter | Obeyed | Removed | Stands
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -14,13 +14,14 @@ import numpy as np
 from edge_rul.core.command import Command, ReplyTo
 from edge_rul.core.dead_letter import Refused
 from edge_rul.core.payload import Reading
+from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset
 from edge_rul.errors import Reason
 
-AssetEntry = Reading | Command
+AssetEntry = Reading | Command | Stale
 Entry = AssetEntry | Refused
 
-_READING, _RESET, _REFUSED, _COMMAND = range(4)  # _RESET: a command of 0.1, without who and why
+_READING, _RESET, _REFUSED, _COMMAND, _STALE = range(5)  # _RESET: a command of 0.1, without who and why
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -31,8 +32,10 @@ def pack(entry: Entry) -> bytes:
     asset = (entry.asset.name, entry.asset.levels)
     if isinstance(entry, Command):
         return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to))
+    if isinstance(entry, Stale):
+        return _encode((_STALE, *asset, entry.heard, entry.at))
     values = entry.values.astype("<f4", copy=False).tobytes()
-    return _encode((_READING, *asset, entry.cycle, entry.time, values, entry.source))
+    return _encode((_READING, *asset, entry.cycle, entry.time, values, entry.source, entry.received))
 
 
 def unpack(data: bytes) -> Entry:
@@ -49,10 +52,12 @@ def unpack(data: bytes) -> Entry:
         if kind == _COMMAND:
             action, who, why, reply_to = rest
             return Command(action, asset, who, why, _reply_to(reply_to))
+        if kind == _STALE:
+            return Stale(asset, *rest)
         if kind != _READING:
             raise ValueError(f"of kind {kind}")
-        cycle, time, values, *source = rest  # a journal of 0.1 has no source
-        return Reading(asset, cycle, time, np.frombuffer(values, "<f4").astype(np.float32), *source)
+        cycle, time, values, *more = rest  # a journal of 0.1 has no more
+        return Reading(asset, cycle, time, np.frombuffer(values, "<f4").astype(np.float32), *more)
     except (msgspec.DecodeError, TypeError, ValueError) as e:
         raise ValueError(f"not an entry: {e}") from None
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import msgspec
 
 from edge_rul.core.alarm import Change, Priority, State, Status
-from edge_rul.core.command import Command
 from edge_rul.core.entry import AssetEntry
 from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import Health, Quality
+from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset
 from edge_rul.core.trace import Trace
 
@@ -26,7 +26,7 @@ PRIORITIES: tuple[Priority, ...] = ("low", "medium", "high", "urgent")
 TREND_CYCLES = 20  # over which the change of RUL is told
 _ON = (State.ACTIVE, State.CLEARING)
 
-Show = Literal["all", "alarm", "uncertain", "waiting"]
+Show = Literal["all", "alarm", "uncertain", "waiting", "stale"]
 Sort = Literal["urgency", "asset", "health", "rul", "trend", "quality", "cycle", "seen"]
 
 
@@ -64,7 +64,7 @@ class Record(msgspec.Struct):
     name: as `str(asset)`. seen: wall seconds of its last message. cycle, time, values: of its newest reading, `values`
     as the bundle's inputs and NaN where one was missing. answer: None until the first window is full. top: the alarm of
     the highest priority that is on; rank: 0 without one, 4 for an urgent one. trend: by how much RUL changed over the
-    last `TREND_CYCLES` of this life; None where there are too few.
+    last `TREND_CYCLES` of this life; None where there are too few. stale: nothing came for too long.
     """
 
     asset: Asset
@@ -78,6 +78,7 @@ class Record(msgspec.Struct):
     top: Alarm | None = None
     rank: int = 0
     trend: float | None = None
+    stale: bool = False
     trace: Trace = msgspec.field(default_factory=Trace)
 
     def set_alarms(self, alarms: list[Alarm]) -> None:
@@ -132,17 +133,19 @@ class Fleet:
 
     def heard(self, entry: AssetEntry, wall: float) -> None:
         """An entry came in. A reading that is older than the newest one moves only `seen`; a command moves nothing."""
-        if isinstance(entry, Command):
+        if isinstance(entry, Stale) and entry.asset in self._records:
+            self._records[entry.asset].stale = True
+            self.changed.add(entry.asset)
+        if not isinstance(entry, Reading):
             return
         record = self._record(entry.asset)
         if record is None:
             return
-        record.seen = wall
-        if isinstance(entry, Reading):
-            behind = record.cycle is not None and entry.cycle < record.cycle
-            if behind and (entry.time is None or record.time is None or entry.time <= record.time):
-                return
-            record.cycle, record.time, record.values = entry.cycle, entry.time, entry.values.tolist()
+        record.seen, record.stale = wall, False
+        behind = record.cycle is not None and entry.cycle < record.cycle
+        if behind and (entry.time is None or record.time is None or entry.time <= record.time):
+            return
+        record.cycle, record.time, record.values = entry.cycle, entry.time, entry.values.tolist()
 
     def answered(self, answered: Answered) -> None:
         record = self._record(answered.asset)
@@ -164,6 +167,13 @@ class Fleet:
                 quality=prediction.quality,
                 reliable=prediction.interval is msgspec.UNSET or prediction.interval.reliable,
             )
+
+    def renewed(self, asset: Asset, life: int) -> None:
+        """It began this life: an answer of the one before is worth nothing any more."""
+        record = self._records.get(asset)
+        if record is not None and record.answer is not None and record.answer.life < life:
+            record.answer = record.trend = None
+            self.changed.add(asset)
 
     def alarm(self, change: Change) -> None:
         if (record := self._record(change.asset)) is not None:
@@ -215,6 +225,7 @@ class Fleet:
             "alarm": [r for r in everything if r.rank],
             "uncertain": [r for r in everything if r.answer is not None and r.answer.quality.state == "uncertain"],
             "waiting": [r for r in everything if r.answer is None],
+            "stale": [r for r in everything if r.stale],
         }
         found = shown[query.show]
         if text := query.text.casefold():

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from edge_rul.core.payload import Reading
+from edge_rul.core.standing import Stale, Standing
 from edge_rul.core.topic import Asset
 from edge_rul.core.valid import Ranges
 from edge_rul.core.window import Rings, Window
@@ -33,7 +34,7 @@ class Applied(msgspec.Struct, frozen=True):
 
     gap: cycles that are missing before it. late: it filled a hole. invalid: its values beyond their valid range, taken
     as missing. held_too_long: its window would be full, and is not answered since it holds an input for longer than it
-    may. answers: by cycle, the newest last.
+    may. answers: by cycle, the newest last. standing: the asset's, where that is not what it was before.
     """
 
     life: int
@@ -43,12 +44,14 @@ class Applied(msgspec.Struct, frozen=True):
     invalid: int = 0
     held_too_long: bool = False
     answers: list[Answer] = []
+    standing: Standing | None = None
 
 
 class _Life(msgspec.Struct):
     """Where an asset stands. The row of its ring never changes. empty: no reading since the life began.
 
-    since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to a life before.
+    since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to a life before. heard: when its
+    newest reading came, epoch seconds. silence: why it is stale, or None. full: whether its newest window is.
     """
 
     row: int
@@ -59,10 +62,13 @@ class _Life(msgspec.Struct):
     empty: bool = True
     since: int | None = None
     old_cycle: int = -1
+    heard: int = 0
+    silence: Stale | None = None
+    full: bool = False
 
 
 class _Blob(msgspec.Struct, array_like=True):
-    """An asset's state as it is stored."""
+    """An asset's state as it is stored. heard, stale_at: 0 where a state of 0.1 does not say, and where it is not."""
 
     version: int
     life: tuple[int, int, int, int | None, bool, int | None, int]
@@ -70,10 +76,15 @@ class _Blob(msgspec.Struct, array_like=True):
     times: bytes
     revisions: bytes
     values: bytes
+    heard: int = 0
+    stale_at: int = 0
 
 
 class Lives:
-    """All assets that were heard of, at most `limit`. changed: those whose state moved since the caller cleared it."""
+    """All assets that were heard of, at most `limit`.
+
+    changed: those whose state moved since the caller cleared it. stale: those of which nothing came for too long.
+    """
 
     def __init__(self, rings: Rings, limit: int, ranges: Ranges | None = None) -> None:
         self._rings = rings
@@ -82,6 +93,7 @@ class Lives:
         self._lives: dict[Asset, _Life] = {}
         self._free: list[int] = []  # rows of assets that are gone
         self.changed: set[Asset] = set()
+        self.stale: set[Asset] = set()
 
     def __len__(self) -> int:
         return len(self._lives)
@@ -128,13 +140,44 @@ class Lives:
         if (verdict == "new life" or life.empty) and incomplete:
             return Reason.NOTHING_TO_HOLD
         self.changed.add(reading.asset)
+        before = life.full, life.silence
+        life.heard, life.silence = max(life.heard, reading.received), None
+        self.stale.discard(reading.asset)
         if verdict == "late":
-            return self._late(life, reading)
-        ended = None
-        if verdict == "new life":
-            ended = life.number
-            self._end(life, reading.time)
-        return self._next(life, reading, ended)
+            applied = self._late(life, reading)
+        else:
+            ended = None
+            if verdict == "new life":
+                ended = life.number
+                self._end(life, reading.time)
+            applied = self._next(life, reading, ended)
+        if before == (True, None) and life.full:
+            return applied
+        return msgspec.structs.replace(applied, standing=self.standing(reading.asset))
+
+    def standing(self, asset: Asset) -> Standing:
+        """How the asset stands. Sets what it remembers of its window."""
+        life = self._lives[asset]
+        if life.empty:
+            return Standing(life.number, None, None, 0, life.silence)
+        position = self._rings.count(life.row) - 1
+        readings = self._rings.filled(life.row, position)
+        life.full = readings == self._rings.window
+        time = self._rings.time(life.row, position)
+        return Standing(life.number, life.last_cycle, time, readings, life.silence)
+
+    def silent(self, stale: Stale) -> Standing | None:
+        """Nothing has come from the asset for too long. None where it is not known any more."""
+        if (life := self._lives.get(stale.asset)) is None:
+            return None
+        life.silence = stale
+        self.stale.add(stale.asset)
+        self.changed.add(stale.asset)
+        return self.standing(stale.asset)
+
+    def heard(self, asset: Asset) -> int:
+        """When the asset's newest reading came, epoch seconds; 0 unknown."""
+        return life.heard if (life := self._lives.get(asset)) else 0
 
     def reset(self, asset: Asset) -> tuple[int, int] | None:
         """End the asset's life by command: the next life's number, the old one's last cycle; None where none ended."""
@@ -150,6 +193,7 @@ class Lives:
         life = self._lives.pop(asset)
         self._rings.clear(life.row)
         self._free.append(life.row)
+        self.stale.discard(asset)
         self.changed.add(asset)
         return life.number, life.last_cycle
 
@@ -168,8 +212,9 @@ class Lives:
         """The asset's state; empty where it was removed."""
         if (life := self._lives.get(asset)) is None:
             return b""
-        fields = msgspec.structs.astuple(life)[1:]
-        return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row)))
+        fields = msgspec.structs.astuple(life)[1:8]
+        stale_at = life.silence.at if life.silence else 0
+        return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row), life.heard, stale_at))
 
     def load(self, asset: Asset, blob: bytes) -> None:
         """Take the state that `dump` gave. Raises ValueError where it is of another version or other inputs."""
@@ -182,7 +227,11 @@ class Lives:
             raise ValueError(f"the state of {asset} has version {state.version}, this program reads 1")
         life = self._lives.get(asset) or self._add(asset)
         self._rings.load(life.row, state.cycles, state.times, state.revisions, state.values)  # or nothing is taken
-        self._lives[asset] = _Life(life.row, *state.life)
+        self._lives[asset] = _Life(life.row, *state.life, heard=state.heard)
+        if state.stale_at:
+            self._lives[asset].silence = Stale(asset, state.heard, state.stale_at)
+            self.stale.add(asset)
+        self.standing(asset)
 
     def _add(self, asset: Asset) -> _Life:
         row = self._free.pop() if self._free else len(self._lives)
@@ -215,7 +264,7 @@ class Lives:
         self._rings.clear(life.row)
         life.since, life.old_cycle = since, max(life.old_cycle, life.last_cycle)
         life.number += 1
-        life.empty = True
+        life.empty, life.full = True, False
         life.last_time = None
 
     def _next(self, life: _Life, reading: Reading, ended: int | None) -> Applied:
@@ -232,7 +281,7 @@ class Lives:
             life.last_time = reading.time
         window = self._rings.window_at(life.row, position)
         answers = [self._answer(life, position, window)] if window else []
-        held_too_long = window is None and self._rings.full(life.row, position)
+        held_too_long = window is None and self._rings.filled(life.row, position) == self._rings.window
         return Applied(life.number, ended, gap, held_too_long=held_too_long, answers=answers)
 
     def _late(self, life: _Life, reading: Reading) -> Applied:

@@ -3,6 +3,7 @@
 Owns topics, quality of service, retention and the published shapes. Knows no client.
 
     prediction    QoS 1, retained       an asset's newest state, found by whoever subscribes later
+    state         QoS 1, retained       how an asset stands: warming up, predicting, stale
     alarm         QoS 1, retained       the current state of one alarm of one asset
     alarm event   QoS 1, not retained   it happened once
     dead letter   QoS 1, not retained   a message that was not used, and why
@@ -24,6 +25,7 @@ from edge_rul.core.alarm import Change, Priority
 from edge_rul.core.command import Reply, ReplyTo
 from edge_rul.core.dead_letter import DeadLetter
 from edge_rul.core.prediction import Prediction
+from edge_rul.core.standing import AssetState, Standing, published
 from edge_rul.core.status import Status
 from edge_rul.core.topic import Asset, Template
 
@@ -86,6 +88,7 @@ class Statistics(msgspec.Struct, frozen=True):
     ts: str
     uptime: float
     assets: int
+    stale_assets: int
     readings: int
     predictions: int
     revisions: int
@@ -112,6 +115,7 @@ class Statistics(msgspec.Struct, frozen=True):
 
 PUBLISHED: dict[str, Any] = {
     "prediction": Prediction,
+    "state": AssetState,
     "alarm": AlarmState,
     "alarm-event": AlarmEvent,
     "dead-letter": DeadLetter,
@@ -157,15 +161,17 @@ class Outgoing:
         statistics: Template,
         status: Template,
         daemon_alarm: Template,
+        state: Template | None = None,
         dead_letter: Template | None = None,
     ) -> None:
-        """dead_letter: None tells of no refused message."""
+        """state: None tells of no asset's state. dead_letter: None tells of no refused message."""
         self._prediction = prediction
         self._alarm = alarm
         self._event = alarm_event
         self._statistics = statistics
         self._status = status
         self._daemon_alarm = daemon_alarm
+        self._state = state
         self._dead_letter = dead_letter
 
     def prediction(self, asset: Asset, prediction: Prediction, *, newest: bool, seq: int) -> Message:
@@ -210,11 +216,12 @@ class Outgoing:
     def reply(self, reply: Reply, to: ReplyTo, seq: int) -> Message:
         return Message(to.topic, _encoder.encode(reply), False, seq, correlation=to.correlation)
 
-    def nothing(self, asset: Asset, alarms: Iterable[str], seq: int) -> list[Message]:
-        """Empty retained messages, which clear what the broker keeps of an asset. alarms: their names."""
-        fields = asset.fields()
-        topics = [self._prediction.format(fields), *(self._alarm.format({**fields, "alarm": n}) for n in alarms)]
-        return [Message(topic, b"", True, seq) for topic in topics]
+    def state(self, asset: Asset, standing: Standing, window: int, seq: int) -> list[Message]:
+        """window: T."""
+        if self._state is None:
+            return []
+        payload = _encoder.encode(published(asset, standing, window, iso(standing.time)))
+        return [Message(self._state.format(asset.fields()), payload, True, seq)]
 
     def dead_letter(self, letter: DeadLetter, seq: int) -> list[Message]:
         if self._dead_letter is None:
@@ -222,9 +229,18 @@ class Outgoing:
         return [Message(self._dead_letter.text, _encoder.encode(letter), False, seq)]
 
     def retained(self, asset: Asset, alarms: Iterable[str]) -> set[str]:
-        """The topics that hold the asset's state and that of these alarms."""
+        """The topics that hold the asset's prediction, its state and that of these alarms."""
         fields = asset.fields()
-        return {self._prediction.format(fields), *(self._alarm.format({**fields, "alarm": name}) for name in alarms)}
+        states = {self._state.format(fields)} if self._state else set[str]()
+        return {
+            self.prediction_topic(asset),
+            *states,
+            *(self._alarm.format({**fields, "alarm": name}) for name in alarms),
+        }
+
+    def prediction_topic(self, asset: Asset) -> str:
+        """The topic of its predictions."""
+        return self._prediction.format(asset.fields())
 
     def statistics(self, statistics: Statistics) -> Message:
         return Message(self._statistics.text, _encoder.encode(statistics), False, 0, qos=0)

@@ -39,7 +39,7 @@ class Reading(msgspec.Struct, frozen=True):
     """One cycle of one asset. values: (F,) float32, raw; NaN where a value is missing and may be held.
 
     time: event time in epoch milliseconds; None where none came or it lies too far ahead of the daemon's clock.
-    source: which of the reading topics it came on, for a dead letter.
+    source: which of the reading topics it came on, for a dead letter. received: when, epoch seconds; 0 unknown.
     """
 
     asset: Asset
@@ -47,6 +47,7 @@ class Reading(msgspec.Struct, frozen=True):
     time: int | None
     values: Array
     source: int = 0
+    received: int = 0
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -128,7 +129,7 @@ class Decoder:
         future = 0
         for element in elements:
             try:
-                reading = self._reading(topic, source, levels, element)
+                reading = self._reading(topic, source, levels, element, received // 1000)
             except BadMessage as e:
                 result.rejected.append(refuse(e, _bytes(element, payload), self.refused_limit))
                 continue
@@ -193,7 +194,7 @@ class Decoder:
         except (msgspec.DecodeError, ValueError, RecursionError) as e:
             raise BadMessage(Reason.NOT_JSON, topic, f"this is not JSON: {e}") from None
 
-    def _reading(self, topic: str, source: int, levels: dict[str, str], element: Any) -> Reading:
+    def _reading(self, topic: str, source: int, levels: dict[str, str], element: Any, received: int) -> Reading:
         try:
             if isinstance(element, msgspec.Raw):
                 cycle = self._cycle.decode(element)
@@ -209,7 +210,8 @@ class Decoder:
             asset = self._asset(topic, levels, cycle.asset)
             if "asset" in levels:
                 self._assets[topic] = asset
-        return Reading(asset, cycle.cycle, _milliseconds(topic, cycle.ts), self._values(topic, cycle.values), source)
+        time, values = _milliseconds(topic, cycle.ts), self._values(topic, cycle.values)
+        return Reading(asset, cycle.cycle, time, values, source, received)
 
     def _asset(self, topic: str, levels: dict[str, str], named: str | None) -> Asset:
         name = levels.get("asset", named)

@@ -18,15 +18,16 @@ import msgspec
 
 from edge_rul.core import command, dead_letter
 from edge_rul.core.alarm import Alarms, Change, Rule
-from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed
+from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed, Stands
 from edge_rul.core.command import Command, Reply, ReplyTo
 from edge_rul.core.dead_letter import Refused
-from edge_rul.core.entry import Entry
-from edge_rul.core.life import Lives
+from edge_rul.core.entry import AssetEntry, Entry
+from edge_rul.core.life import Applied, Lives
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message, Outgoing, iso, withdrawn
 from edge_rul.core.payload import Decoded, Decoder, Reading
 from edge_rul.core.prediction import Model, Prediction, predict
+from edge_rul.core.standing import Silences, Stale
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
 from edge_rul.core.transform import Marks, Transform
@@ -57,7 +58,7 @@ class Answered(msgspec.Struct, frozen=True):
 class Completed(msgspec.Struct):
     """What a batch's answers lead to, in order of seq. answers, changes: what the messages say, for who looks on.
 
-    replies: what became of commands. removed: assets that are no more.
+    replies: what became of commands. removed: assets that are no more. renewed: that began this life.
 
     unsettled: seq of the first step whose answer hangs on the order in which readings came: a window with a gap or a
     held value, a revision, a new life, a reading that is not used. Until its entry is durable a crash may bring its
@@ -73,6 +74,7 @@ class Completed(msgspec.Struct):
     unanswered: list[Due] = []  # the engine's answer was not finite
     replies: list[Reply] = []
     removed: list[Asset] = []
+    renewed: list[tuple[Asset, int]] = []
 
 
 class Pipeline:
@@ -99,11 +101,15 @@ class Pipeline:
         max_gap: int = 0,
         max_hold: Sequence[int | None] = (),
         ranges: Ranges | None = None,
+        stale_after: float | None = None,
     ) -> None:
         """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
         row that may be held. max_hold: for each input, readings in a row for which a window may hold it. ranges: what
-        values may be."""
+        values may be. stale_after: seconds without a reading after which an asset is stale; None lets none be."""
         self._model = model
+        self._window = window
+        self._silences = Silences(stale_after)
+        self._now = 0.0  # the caller's clock at the last `fill`
         self.decoder = decoder
         self._outgoing = outgoing
         late = window if max_late is None else max_late
@@ -170,13 +176,23 @@ class Pipeline:
         """Take an asset's state as it stood at `seq`. Raises ValueError where it does not fit program or bundle."""
         self.lives.load(asset, state)
         self._restored[asset] = seq
+        if asset in self.lives and asset not in self.lives.stale:
+            self._silences.heard(asset, 0.0)  # it counts from when we listen
 
-    def fill(self, tail: Tail, durable: int, *, latest: bool = False) -> Batch | None:
+    def tick(self, now: float, wall: int, listening: float) -> list[AssetEntry]:
+        """What a clock decides: entries for the journal. Call it only when everything that came in is applied.
+
+        now: monotonic seconds. wall: epoch seconds. listening: since when assets could be heard, monotonic.
+        """
+        return [Stale(asset, self.lives.heard(asset), wall) for asset in self._silences.over(now, listening)]
+
+    def fill(self, tail: Tail, durable: int, *, now: float = 0.0, latest: bool = False) -> Batch | None:
         """Apply entries in order of seq until a batch is full or nothing more may be answered. None where none was.
 
-        durable: seq up to which entries are committed. latest: apply all that is at hand, and keep of each asset's due
-        windows only the newest, which says how many were skipped.
+        durable: seq up to which entries are committed. now: monotonic seconds. latest: apply all that is at hand, and
+        keep of each asset's due windows only the newest, which says how many were skipped.
         """
+        self._now = now
         started = not self._builder.empty
         while (latest or not self._builder.full) and (numbered := tail.pop(durable)) is not None:
             started = True
@@ -198,6 +214,10 @@ class Pipeline:
             pass  # its asset's snapshot holds it already
         elif isinstance(entry, Command):
             self._obey(seq, entry)
+        elif isinstance(entry, Stale):
+            self._silences.forget(entry.asset)
+            if (standing := self.lives.silent(entry)) is not None and seq > self._answered:
+                self._builder.add(Stands(seq, entry.asset, standing))
         else:
             self._apply(seq, entry)
 
@@ -207,15 +227,20 @@ class Pipeline:
         error = None if asset in self.lives else "the daemon knows no such asset"
         if error is None and entry.action == "remove":
             step = Removed(seq, asset, *self.lives.remove(asset))
+            self._silences.forget(asset)
         elif error is None and (ended := self.lives.reset(asset)) is not None:
             step = NewLife(seq, asset, *ended, None)
         if seq > self._answered:
             if step is not None:
                 self._builder.add(step)
+            if isinstance(step, NewLife):
+                self._builder.add(Stands(seq, asset, self.lives.standing(asset)))
             self._builder.add(Obeyed(seq, command.reply(entry, error), entry.reply_to))
 
     def _apply(self, seq: int, reading: Reading) -> None:
         applied = self.lives.apply(reading)
+        if isinstance(applied, Applied):
+            self._silences.heard(reading.asset, self._now)
         if seq <= self._answered:
             return
         self.counts["readings"] += 1
@@ -232,6 +257,8 @@ class Pipeline:
         self.counts["held_too_long"] += applied.held_too_long
         if applied.ended is not None:
             self._builder.add(NewLife(seq, reading.asset, applied.life, reading.cycle, reading.time))
+        if applied.standing is not None:
+            self._builder.add(Stands(seq, reading.asset, applied.standing))
         for answer in applied.answers:
             first = answer.newest and answer.revision == 0
             due = Due.of(seq, reading.asset, applied.life, answer, alarm=first)
@@ -248,10 +275,14 @@ class Pipeline:
                 self._builder.add(Due.of(self.applied, asset, life, answer, alarm=False), answer.window.readings)
         return self._builder.take(self.applied)
 
-    def alarm_states(self, asset: Asset) -> list[Message]:
-        """The asset's alarms as they stand, to publish once more."""
-        found = self.lives.newest(asset)
-        return self._messages(self.alarms.states(asset, found[1].cycle), self.applied) if found else []
+    def states(self, asset: Asset) -> list[Message]:
+        """How the asset and its alarms stand, to publish once more."""
+        if asset not in self.lives:
+            return []
+        messages = self._outgoing.state(asset, self.lives.standing(asset), self._window, self.applied)
+        if (found := self.lives.newest(asset)) is not None:
+            messages += self._messages(self.alarms.states(asset, found[1].cycle), self.applied)
+        return messages
 
     def reconfigure(self, outgoing: Outgoing, rules: list[Rule], seq: int) -> list[Message]:
         """Another configuration between two batches: windows, lives, and the states of alarms that it still has, stay.
@@ -270,7 +301,7 @@ class Pipeline:
         for asset in self.lives.assets:
             gone = before.retained(asset, names) - outgoing.retained(asset, self.alarms.names)
             messages += [withdrawn(topic, seq) for topic in sorted(gone)]
-            messages += [msgspec.structs.replace(message, seq=seq) for message in self.alarm_states(asset)]
+            messages += [msgspec.structs.replace(message, seq=seq) for message in self.states(asset)]
         return messages
 
     def complete(self, batch: Batch, rul: Array, logits: Array) -> Completed:
@@ -296,8 +327,14 @@ class Pipeline:
             elif isinstance(step, Removed):
                 settled = False
                 self._remove(done, step)
+            elif isinstance(step, Stands):
+                settled = True
+                state = self._outgoing.state(step.asset, step.standing, self._window, step.seq)
+                done.messages.extend(self._in_order(message) for message in state)
             else:
                 settled = False
+                done.renewed.append((step.asset, step.life))
+                done.messages.append(self._in_order(withdrawn(self._outgoing.prediction_topic(step.asset), step.seq)))
                 self._changed(done, step, self.alarms.new_life(step.asset, step.life, step.cycle, step.time))
             if done.unsettled is None and not settled:
                 done.unsettled = step.seq
@@ -324,8 +361,8 @@ class Pipeline:
         changes = self.alarms.new_life(step.asset, step.life, step.cycle, None)
         done.changes += changes
         done.messages += [message for message in self._messages(changes, step.seq) if not message.retain]
-        nothing = self._outgoing.nothing(step.asset, self.alarms.names, step.seq)
-        done.messages.extend(self._in_order(message) for message in nothing)
+        topics = self._outgoing.retained(step.asset, self.alarms.names)
+        done.messages.extend(self._in_order(withdrawn(topic, step.seq)) for topic in sorted(topics))
         self.alarms.remove(step.asset)
         done.alarms.append(AlarmRow(step.seq, step.asset, b""))
         done.removed.append(step.asset)

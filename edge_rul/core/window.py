@@ -136,9 +136,9 @@ class Rings:
         """The revision of the reading's last answer, NEVER where there was none."""
         return int(self._revisions[row, position])
 
-    def full(self, row: int, position: int) -> bool:
-        """Whether there are T rows that end at `position`, whatever they hold."""
-        return position + 1 >= self.window or len(self._rows(row, position)) == self.window
+    def filled(self, row: int, position: int) -> int:
+        """How many of the T rows there are that end at `position`, whatever they hold."""
+        return self.window if position + 1 >= self.window else len(self._rows(row, position))
 
     def window_at(self, row: int, position: int) -> Window | None:
         """The window that ends at `position`; None while there are fewer than T rows, or where they hold an input for

@@ -14,6 +14,7 @@ from edge_rul.core.fleet import Fleet, Query
 from edge_rul.core.payload import Reading
 from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import Quality
+from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset
 
 
@@ -70,9 +71,17 @@ def test_filters(fleet: Fleet) -> None:
     assert names(fleet, show="alarm") == ["urgent", "high"]
     assert names(fleet, show="uncertain") == ["short"]
     assert names(fleet, show="waiting") == ["new"]
+    fleet.heard(Stale(asset("short"), 0, 0), 9.0)
+    assert names(fleet, show="stale") == ["short"]
     assert set(names(fleet, health="critical")) <= {"short", "urgent", "high"}
     assert "new" not in names(fleet, health="critical") and "short" in names(fleet, health="critical")
-    assert fleet.select(Query(text="nobody")).counts == {"all": 5, "alarm": 2, "uncertain": 1, "waiting": 1}
+    assert fleet.select(Query(text="nobody")).counts == {
+        "all": 5,
+        "alarm": 2,
+        "uncertain": 1,
+        "waiting": 1,
+        "stale": 1,
+    }
 
 
 def test_pages_are_cut_after_sorting_and_one_beyond_the_last_is_the_last() -> None:
@@ -97,6 +106,23 @@ def test_a_late_reading_is_heard_but_does_not_turn_the_values_back() -> None:
     fleet.heard(Command("reset", asset("x")), 4.0)
     fleet.heard(Command("reset", asset("nobody")), 4.0)
     assert (record.cycle, record.seen, len(fleet)) == (1, 3.0, 1)
+
+
+def test_a_reading_ends_a_silence_and_a_new_life_the_answer_of_the_old_one() -> None:
+    fleet = Fleet(10)
+    fleet.heard(Stale(asset("x"), 0, 0), 9.0)
+    assert len(fleet) == 0
+    hear(fleet, "x", 1, time=None, wall=1.0, value=1.0)
+    answer(fleet, "x", 50.0)
+    fleet.heard(Stale(asset("x"), 0, 0), 9.0)
+    record = fleet.find("A/x")
+    assert record is not None and record.stale and record.seen == 1.0
+    hear(fleet, "x", 2, time=None, wall=2.0, value=1.0)
+    assert not record.stale
+    fleet.renewed(asset("x"), 0)
+    assert record.answer is not None
+    fleet.renewed(asset("x"), 1)
+    assert record.answer is None
 
 
 def test_a_revision_of_an_older_cycle_leaves_the_newest_answer() -> None:

@@ -54,13 +54,13 @@ TRANSFORM = Transform(
 )
 
 
-def make(max_batch: int = 4, max_assets: int = 100, **more: Any) -> Pipeline:
+def make(max_batch: int = 4, max_assets: int = 100, outgoing: Outgoing = OUTGOING, **more: Any) -> Pipeline:
     return Pipeline(
         model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad")),
         window=T,
         transform=more.pop("transform", TRANSFORM),
         decoder=Decoder(["p", "q"], [Template("in/{asset}")], command=Template("cmd"), hold=["p"]),
-        outgoing=OUTGOING,
+        outgoing=outgoing,
         rules=[RulAlarm(name="low", below=20)],
         max_batch=max_batch,
         max_assets=max_assets,
@@ -93,7 +93,7 @@ def drain(pipeline: Pipeline, tail: Tail) -> list[Message]:
 
 
 def predictions(messages: list[Message]) -> list[dict[str, Any]]:
-    return [json.loads(m.payload) for m in messages if m.topic.endswith("/p")]
+    return [json.loads(m.payload) for m in messages if m.topic.endswith("/p") and m.payload]
 
 
 def test_the_walk_from_readings_to_a_retained_prediction() -> None:

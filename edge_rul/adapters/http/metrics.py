@@ -43,6 +43,7 @@ _COUNTERS = {
 }
 _GAUGES = {
     "assets": ("assets", "Assets that were heard of"),
+    "stale_assets": ("stale_assets", "Assets of which nothing has come for too long"),
     "lag_entries": ("lag_entries", "Entries that came in and are not applied"),
     "lag_seconds": ("lag_seconds", "How long the oldest of them has waited"),
     "oldest_unanswered": ("oldest_unanswered_seconds", "Age of the oldest entry whose answers are not acknowledged"),

@@ -42,7 +42,13 @@ _HEADINGS: dict[Sort, str] = {
     "cycle": "Cycle",
     "seen": "Last seen",
 }
-_SHOWS: dict[Show, str] = {"all": "All", "alarm": "In alarm", "uncertain": "Uncertain", "waiting": "Waiting"}
+_SHOWS: dict[Show, str] = {
+    "all": "All",
+    "alarm": "In alarm",
+    "uncertain": "Uncertain",
+    "waiting": "Waiting",
+    "stale": "Stale",
+}
 _SYMBOLS = "●◆▲"  # of a health class, from the first to the last: told apart without colour
 
 
@@ -211,6 +217,7 @@ class Pages:
             "seen": words.ago(now - record.seen) if record.seen else "before the start",
             "seen_at": iso(round(record.seen * 1000)) if record.seen else "",
             "event_at": iso(record.time),
+            "stale": record.stale,
             "alarm": record.top,
             "more": max(0, sum(a.state.value in ("active", "clearing") for a in record.alarms) - 1),
             "rising": [a.name for a in record.alarms if a.state.value == "raising"] if record.top is None else [],
