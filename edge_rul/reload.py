@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edge_rul.adapters.http.server import HttpServer
 
 # Sections that were handed to a thread, a socket or a file of their own. A restart loses nothing.
-_FIXED = ("bundle", "engine", "mqtt", "journal", "http", "windows", "limits")
+_FIXED = ("bundle", "engine", "mqtt", "journal", "http", "assets", "windows", "limits")
 _RESTART = "systemctl restart edge-rul: nothing is lost, the broker keeps what comes meanwhile"
 
 

@@ -751,7 +751,7 @@ def test_a_state_that_does_not_fit_costs_its_own_asset_only(tmp_path: Path) -> N
         assert db.execute("SELECT count(*) FROM entries").fetchone()[0] == 0
         names = {key: msgspec.msgpack.decode(key)[0] for (key,) in db.execute("SELECT asset FROM snapshots")}
         (x,) = (key for key, name in names.items() if name == "x")
-        version, life, cycles, times, revisions, values = msgspec.msgpack.decode(
+        version, life, cycles, times, revisions, values, *_ = msgspec.msgpack.decode(
             db.execute("SELECT state FROM snapshots WHERE asset = ?", (x,)).fetchone()[0]
         )
         other = msgspec.msgpack.encode((version, life, cycles, times, revisions, values[:-4]))  # of other inputs
