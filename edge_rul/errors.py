@@ -55,6 +55,7 @@ class Reason(str, Enum):
     BAD_ASSET = "bad_asset"  # an asset's name that does not fit into a topic, or none
     BAD_CYCLE = "bad_cycle"  # not an integer from 0 to 2^53
     BAD_TIME = "bad_time"
+    FUTURE = "future"  # its time lies ahead of our clock by more than limits.skew
     BAD_VALUE = "bad_value"  # not a number
     NOT_FINITE = "not_finite"  # NaN where it may not be held, infinite, or beyond float32
     MISSING_INPUT = "missing_input"

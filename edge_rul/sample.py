@@ -62,8 +62,6 @@ def _read(heard: Any, decoder: Decoder) -> tuple[str, bool]:
             held = f", {missing} of {len(entry.values)} inputs are held" if missing else ""
             said.append(f"asset {entry.asset}, cycle {entry.cycle}, {iso(entry.time) or 'no event time'}{held}")
     said += [f"{bad.reason.value}: {bad.problem}" for bad in decoded.rejected[:1]]
-    if decoded.future:
-        said.append("its time lies ahead of this machine's clock and would be dropped")
     if heard.qos == 0:
         said.append("at QoS 0 it can be lost on the way without a trace: let the sender take QoS 1")
     return "\n".join(said), not decoded.rejected

@@ -17,6 +17,7 @@ import msgspec
 
 from edge_rul import __version__
 from edge_rul import bundle as bundles
+from edge_rul.adapters.kernel_clock import synchronised
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.adapters.mqtt_tls import context
 from edge_rul.bundle import Bundle
@@ -101,6 +102,7 @@ def build_decoder(settings: Settings, bundle: Bundle, also: Sequence[str] = ()) 
         payload_limit=settings.limits.payload,
         refused_limit=settings.limits.dead_letter,
         skew=settings.limits.skew,
+        clock_is_right=lambda: synchronised() is not False,
         rates=Rates(settings.limits.rate, settings.limits.burst) if settings.limits.rate is not None else None,
     )
 

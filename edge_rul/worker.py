@@ -282,7 +282,6 @@ class Worker:
                     "invalid_values",
                     "held_too_long",
                     "dead_letters",
-                    "future_times",
                 )
             },
             dropped=dropped,

@@ -61,7 +61,6 @@ STATISTICS = Statistics(
     invalid_values=0,
     held_too_long=0,
     dead_letters=3,
-    future_times=0,
     dropped={"duplicate": 41, "bad_cycle": 3},
     lag_entries=2,
     lag_seconds=0.01,

@@ -98,7 +98,6 @@ class Statistics(msgspec.Struct, frozen=True):
     invalid_values: int
     held_too_long: int
     dead_letters: int
-    future_times: int
     dropped: dict[str, int]
     lag_entries: int
     lag_seconds: float

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -38,7 +38,7 @@ _TOPICS_CACHED = 65_536
 class Reading(msgspec.Struct, frozen=True):
     """One cycle of one asset. values: (F,) float32, raw; NaN where a value is missing and may be held.
 
-    time: event time in epoch milliseconds; None where none came or it lies too far ahead of the daemon's clock.
+    time: event time in epoch milliseconds; None where none came.
     source: which of the reading topics it came on, for a dead letter. received: when, epoch seconds; 0 unknown.
     """
 
@@ -51,14 +51,10 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """What one message held. future: readings whose time was dropped, as it lay ahead of our clock.
-
-    silenced: 1 where it was refused for its topic's rate, and neither kept nor told.
-    """
+    """What one message held. silenced: 1 where it was refused for its topic's rate, and neither kept nor told."""
 
     entries: list[Reading | Command] = []
     rejected: list[Refused] = []
-    future: int = 0
     silenced: int = 0
 
 
@@ -84,11 +80,13 @@ class Decoder:
         refused_limit: int = 1024,
         skew: float = 300.0,
         rates: Rates | None = None,
+        clock_is_right: Callable[[], bool] = lambda: True,
     ) -> None:
         """inputs: names in the bundle's order. hold: those whose previous value may stand in. skew: seconds.
 
         outputs: where the daemon publishes, and a reply may not go. refused_limit: bytes kept of what is refused.
-        rates: of each topic, where it is limited; commands are not.
+        rates: of each topic, where it is limited; commands are not. clock_is_right: whether the clock that `received`
+        comes from can be trusted; asked only where a reading lies ahead of it by more than `skew`.
         """
         self._inputs = tuple(inputs)
         self._hold = frozenset(hold)
@@ -100,6 +98,7 @@ class Decoder:
         self._limit = payload_limit
         self.refused_limit = refused_limit
         self._skew = round(skew * 1000)
+        self._clock_is_right = clock_is_right
         self._rates = rates
         self._cycle = msgspec.json.Decoder(_Cycle)
         self._list = msgspec.json.Decoder(list[msgspec.Raw])
@@ -126,19 +125,27 @@ class Decoder:
         except BadMessage as e:
             return Decoded(rejected=[refuse(e, payload, self.refused_limit)])
         result = Decoded([], [])
-        future = 0
         for element in elements:
             try:
                 reading = self._reading(topic, source, levels, element, received // 1000)
+                if reading.time is not None and reading.time > received + self._skew:
+                    self._judge_future(topic, reading.time - received)
             except BadMessage as e:
                 result.rejected.append(refuse(e, _bytes(element, payload), self.refused_limit))
                 continue
-            if reading.time is not None and reading.time > received + self._skew:
-                # One stamp in the future would make all that follows look old (lf-edge/ekuiper 530).
-                reading = msgspec.structs.replace(reading, time=None)
-                future += 1
             result.entries.append(reading)
-        return Decoded(result.entries, result.rejected, future)
+        return result
+
+    def _judge_future(self, topic: str, ahead: int) -> None:
+        """One stamp in the future would make all that follows look old (lf-edge/ekuiper 530). ahead: milliseconds.
+
+        Raises BadMessage, unless it may well be our clock that is wrong: a box without a battery boots in the past.
+        """
+        if self._clock_is_right():
+            problem = (
+                f"ts lies {ahead / 1000:.0f} s ahead of our clock, at most limits.skew = {self._skew / 1000:g} s may"
+            )
+            raise BadMessage(Reason.FUTURE, topic, problem)
 
     def _decode_command(self, topic: str, payload: bytes, given: ReplyTo | None, retained: bool) -> Decoded:
         reply_to = None

@@ -81,9 +81,8 @@ class Pipeline:
     """The state of all assets under one bundle and one configuration.
 
     counts: `readings` that came in, `gaps` (cycles that never came), `late` ones among the readings, `predictions`,
-    `revisions` among those, due windows that were `skipped` or `held_too_long`, `invalid_values`, `dead_letters`, and
-    `future_times` that were dropped. dropped: by reason; with `readings` it accounts for every element of every
-    message.
+    `revisions` among those, due windows that were `skipped` or `held_too_long`, `invalid_values` and `dead_letters`.
+    dropped: by reason; with `readings` it accounts for every element of every message.
     """
 
     def __init__(
@@ -137,7 +136,6 @@ class Pipeline:
     ) -> Decoded:
         """One message to entries. received: the caller's clock, epoch milliseconds. Rejected elements are counted."""
         decoded = self.decoder.decode(topic, payload, received, reply_to=reply_to, retained=retained)
-        self.counts["future_times"] += decoded.future
         for bad in decoded.rejected:
             self.dropped[bad.reason] += 1
         if decoded.silenced:

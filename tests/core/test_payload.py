@@ -19,9 +19,9 @@ NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 TOPIC = "plant/A/pump-1/cycle"
 
 
-def decoder(hold: tuple[str, ...] = (), template: str = "plant/{line}/{asset}/cycle") -> Decoder:
+def decoder(hold: tuple[str, ...] = (), template: str = "plant/{line}/{asset}/cycle", **more: Any) -> Decoder:
     return Decoder(
-        ["a", "b", "c"], [Template(template)], command=Template("cmd"), hold=hold, payload_limit=1000, skew=60.0
+        ["a", "b", "c"], [Template(template)], command=Template("cmd"), hold=hold, payload_limit=1000, skew=60.0, **more
     )
 
 
@@ -65,10 +65,16 @@ def test_event_time(ts: Any, expected: int | None) -> None:
     assert reading(decode({"cycle": 1, "ts": ts, "values": [1, 2, 3]})).time == expected
 
 
-def test_a_stamp_ahead_of_our_clock_is_dropped_and_counted_but_not_the_reading() -> None:
-    decoded = decode([{"cycle": i, "ts": NOW + i * 1000, "values": [1, 2, 3]} for i in (60, 61)])
-    assert [entry.time for entry in decoded.entries if isinstance(entry, Reading)] == [NOW + 60_000, None]
-    assert decoded.future == 1
+def test_a_stamp_ahead_of_our_clock_is_refused_unless_that_clock_may_be_wrong() -> None:
+    sent = json.dumps([{"cycle": i, "ts": NOW + i * 1000, "values": [1, 2, 3]} for i in (60, 61)]).encode()
+    decoded = decoder().decode(TOPIC, sent, NOW)
+    assert [entry.time for entry in decoded.entries if isinstance(entry, Reading)] == [NOW + 60_000]
+    (refused,) = decoded.rejected
+    assert refused.reason is Reason.FUTURE
+    assert "61 s ahead" in refused.problem and "limits.skew = 60 s" in refused.problem
+    assert json.loads(refused.payload)["cycle"] == 61
+    decoded = decoder(clock_is_right=lambda: False).decode(TOPIC, sent, NOW)
+    assert [entry.time for entry in decoded.entries if isinstance(entry, Reading)] == [NOW + 60_000, NOW + 61_000]
 
 
 @pytest.mark.parametrize(

@@ -352,3 +352,26 @@ def test_what_is_published_does_not_depend_on_where_batches_end(
         messages += drain(pipeline, tail)
         published.append([(m.topic, m.payload, m.retain, m.seq) for m in messages])
     assert published[0] == published[1]
+
+
+@settings(max_examples=50)
+@given(sent=st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=40))
+def test_what_comes_from_the_future_changes_no_answer_and_is_told(sent: list[tuple[int, bool]]) -> None:
+    """sent: an asset's next cycle, or one that claims to be a year ahead."""
+    answers = []
+    for with_future in (False, True):
+        pipeline, tail = make(), Tail(1000)
+        messages: list[Message] = []
+        cycles = [0] * 3
+        for n, future in sent:
+            if not future:
+                cycles[n] += 1
+                send(pipeline, tail, f"a{n}", cycles[n], 50.0 + cycles[n], ts=NOW + cycles[n])
+            elif with_future:
+                payload = {"cycle": 1, "ts": NOW + 365 * 86_400_000, "values": [1.0, 0.5]}
+                put(pipeline, tail, f"in/a{n}", json.dumps(payload).encode())
+        messages = drain(pipeline, tail)
+        answers.append(predictions(messages))
+        told = [letter["reason"] for letter in letters(messages)]
+        assert told == with_future * ["future"] * sum(future for _, future in sent)
+    assert answers[0] == answers[1]

@@ -38,7 +38,6 @@ _COUNTERS = {
     "invalid_values": "Values beyond their input's valid range, taken as missing",
     "held_too_long": "Windows not answered, as a value in them was held for longer than it may",
     "dead_letters": "Messages not used that were told on the dead-letter topic",
-    "future_times": "Time stamps dropped, as they lay ahead of our clock",
     "publish_refused": "Messages that the broker refused",
 }
 _GAUGES = {
