@@ -28,6 +28,7 @@ from edge_rul.core.interval import IntervalTable
 from edge_rul.core.normalise import Array, Index, Normaliser
 from edge_rul.core.smooth import Smoothing
 from edge_rul.core.transform import Transform, plain
+from edge_rul.core.valid import Ranges
 from edge_rul.errors import BundleError
 
 SCHEMA = "edge-rul/bundle/1"
@@ -42,7 +43,7 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     low, high: least and greatest value in training, in `unit`
     valid:     the range beyond which a value is an error of the sensor, and as good as missing
-    missing:   what a reading without this input is: rejected, or held, where the value before stands in
+    missing:   what a reading is whose value is missing: rejected, or held, where the value before stands in
     max_hold:  readings in a row that it may be held within a window that is to be answered; None sets no limit
     """
 
@@ -134,6 +135,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             smoothing=self.smooth,
             window=self.window,
         )
+
+    @property
+    def ranges(self) -> Ranges:
+        """What values may be, and what becomes of others."""
+        return Ranges([i.valid for i in self.inputs], [i.missing == "hold" for i in self.inputs])
 
     def __post_init__(self) -> None:
         names = [i.name for i in self.inputs]

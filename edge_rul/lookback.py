@@ -35,11 +35,9 @@ from edge_rul.core.payload import Reading
 from edge_rul.core.prediction import Prediction, predict
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
-from edge_rul.core.valid import Ranges
 from edge_rul.core.window import Rings
 from edge_rul.engines import Engine, model_of, open_engine
 from edge_rul.errors import DataError, Reason
-from edge_rul.wiring import held_inputs
 
 USED = "used"
 
@@ -61,15 +59,7 @@ class Row(msgspec.Struct):
 class Scorer:
     """Readings of one asset to rows, through the bundle's windows and engine."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        engine: Engine,
-        windows: WindowSettings,
-        journal: str = "",
-        hold: Sequence[bool] = (),
-    ) -> None:
-        """hold: whether each input may be held where it is invalid; as the bundle says, where left out."""
+    def __init__(self, bundle: Bundle, engine: Engine, windows: WindowSettings, journal: str = "") -> None:
         manifest = bundle.manifest
         self._engine = engine
         self._transform = manifest.transform
@@ -83,8 +73,7 @@ class Scorer:
             max_hold=[i.max_hold for i in manifest.inputs],
             changes=self._transform.changes,
         )
-        own = [i.missing == "hold" for i in manifest.inputs]
-        self._ranges = Ranges([i.valid for i in manifest.inputs], hold or own)
+        self._ranges = manifest.ranges
         self._model = model_of(bundle, engine, journal)
         self.begin()
 
@@ -229,8 +218,7 @@ def export(config: Path, name: str, levels: dict[str, str], since: int | None) -
             theirs = ", ".join(found.inputs) or f"{sorted(sizes)} values"
             problem = f"the journal's readings are {theirs}, the bundle's inputs {', '.join(inputs)}"
             raise DataError("export", str(found.asset), problem, hint="export with the bundle that the daemon ran")
-        hold = list(held_inputs(settings, bundle).values())
-        rows = history(found, Scorer(bundle, engine, settings.windows, found.journal, hold))
+        rows = history(found, Scorer(bundle, engine, settings.windows, found.journal))
     if since is not None:
         rows = [r for r in rows if (r.seq > found.since if r.reading.time is None else r.reading.time >= since)]
     return rows, bundle

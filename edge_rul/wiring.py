@@ -30,7 +30,6 @@ from edge_rul.core.prediction import BundleId
 from edge_rul.core.rate import Rates
 from edge_rul.core.status import ServingEngine, Status, gpu_given_up, words
 from edge_rul.core.topic import Template
-from edge_rul.core.valid import Ranges
 from edge_rul.engines import Engine, model_of
 from edge_rul.engines.choose import device_of, open_configured
 from edge_rul.secrets import http_token, mqtt_password, refuse_open_secret
@@ -85,20 +84,15 @@ def build_outgoing(settings: Settings) -> Outgoing:
     )
 
 
-def held_inputs(settings: Settings, bundle: Bundle) -> dict[str, bool]:
-    """Whether each input may be held where it is missing: as configured, or else as the bundle says."""
-    said = {name: own.missing for name, own in settings.inputs.items()}
-    return {i.name: (said.get(i.name) or i.missing) == "hold" for i in bundle.manifest.inputs}
-
-
 def build_decoder(settings: Settings, bundle: Bundle, also: Sequence[str] = ()) -> Decoder:
     outputs = templates(settings.topics)
+    said = {name: own.missing for name, own in settings.inputs.items()}
     return Decoder(
         [i.name for i in bundle.manifest.inputs],
         [Template(text) for text in dict.fromkeys([*settings.topics.readings, *also])],
         command=outputs.pop("command", None),
         outputs=list(outputs.values()),
-        hold=[name for name, hold in held_inputs(settings, bundle).items() if hold],
+        hold=[i.name for i in bundle.manifest.inputs if (said.get(i.name) or i.missing) == "hold"],
         payload_limit=settings.limits.payload,
         refused_limit=settings.limits.dead_letter,
         skew=settings.limits.skew,
@@ -122,7 +116,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         max_late=settings.windows.max_late,
         max_gap=settings.windows.max_gap,
         max_hold=[i.max_hold for i in manifest.inputs],
-        ranges=Ranges([i.valid for i in manifest.inputs], list(held_inputs(settings, bundle).values())),
+        ranges=manifest.ranges,
         stale_after=None if settings.assets.stale_after == "never" else settings.assets.stale_after,
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from edge_rul.core.features import Features
 from edge_rul.core.normalise import Array
 from edge_rul.core.transform import Transform
+from edge_rul.errors import DataError
 from edge_rul.model.dual_task_model import DualTaskModel
 from edge_rul.training.losses.tasks import SCALE, Targets
 from edge_rul.training.metrics import Scores, scores
@@ -59,8 +60,13 @@ class Prepared(NamedTuple):
 def fit_transform(table: Table, settings: TrainingSettings) -> Transform:
     """The steps that the settings declare, with all that they measure taken from the readings of `table`.
 
-    Raises DataError where these do not fall into the operating conditions that were asked for.
+    Raises DataError where these do not fall into the operating conditions that were asked for, or have no times for a
+    change per unit of time.
     """
+    timed = [f.name for f in settings.seen if f.change not in (None, "cycle")]
+    if timed and table.time is None:
+        hint = "take its change per cycle, or name the column of times by dataset.time"
+        raise DataError("train", f"feature {timed[0]}", "is a change in time, and the data set has no times", hint=hint)
     names = [i.name for i in settings.inputs]
     features = Features(settings.seen, names)
     values, _ = features.apply(table.readings(before=features.changes))  # (N, C)

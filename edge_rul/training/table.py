@@ -98,13 +98,15 @@ def table_of_lives(
     files: dict[str, str],
     groups: dict[str, str],
     rules: dict[str, int] | None = None,
+    time: Index | None = None,
 ) -> Table:
     """A table whose lives end with their last reading. failed: (N,) whether the reading's life was seen to fail there.
+    time: (N,) event times in epoch milliseconds.
 
     The RUL is in cycles, 0 at a life's last reading.
     """
     unknown = np.zeros(len(asset), np.float32)
-    table = Table(asset, life, cycle, inputs, unknown, ~failed, files, groups, rules=rules or {})
+    table = Table(asset, life, cycle, inputs, unknown, ~failed, files, groups, rules=rules or {}, time=time)
     starts = table.starts  # (L,)
     ends = np.append(starts[1:], len(table)) - 1  # (L,)
     rul = np.repeat(cycle[ends], ends - starts + 1) - cycle  # (N,)

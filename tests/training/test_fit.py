@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from edge_rul.core.features import Feature
 from edge_rul.errors import DataError
 from edge_rul.model.dual_task_model import DualTaskModel
 from edge_rul.training import dataset
 from edge_rul.training.augment import AugmentSettings, augment
 from edge_rul.training.average import Average, EmaSettings
 from edge_rul.training.fit import TrainingError, fit, guard_dead_head
+from edge_rul.training.prepared import fit_transform
 from edge_rul.training.progress import Lines, Silent
 from edge_rul.training.schedule import OneCycleSettings
 from edge_rul.training.settings import TrainingSettings
@@ -112,6 +114,12 @@ def test_too_few_windows_are_refused(data: Data, settings: TrainingSettings) -> 
     recipe = msgspec.structs.replace(settings.recipe, batch=1000)
     with pytest.raises(DataError, match="expected two batches of 1000"):
         fit(data.training, data.validation, msgspec.structs.replace(settings, recipe=recipe), Silent())
+
+
+def test_a_change_in_time_needs_times(data: Data, settings: TrainingSettings) -> None:
+    per_hour = msgspec.structs.replace(settings, features=[Feature("rate", "T24", change="hour")])
+    with pytest.raises(DataError, match="feature rate: is a change in time, and the data set has no times"):
+        fit_transform(data.training.table, per_hour)
 
 
 def test_the_moving_average_by_hand() -> None:

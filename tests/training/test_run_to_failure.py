@@ -82,6 +82,7 @@ def test_a_time_becomes_a_cycle_and_the_rul_a_time(tmp_path: Path) -> None:
     table = load(settings, tmp_path, "train", ["x"], "minutes")
     assert table.cycle.tolist() == [0, 1, 3]
     assert table.rul.tolist() == [30, 20, 0]
+    assert table.time is not None and np.diff(table.time).tolist() == [601_000, 1_199_000]
     (tmp_path / "t.csv").write_text("asset,at,x\nA,0,1\nA,200,2\n")
     with pytest.raises(DataError, match=r"t\.csv:3: cycle 0 of A stands twice, first on .*:2\n  hint: two readings"):
         load(settings, tmp_path, "train", ["x"])
