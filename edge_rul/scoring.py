@@ -26,6 +26,8 @@ from edge_rul.engines import Engine
 from edge_rul.errors import EXIT_INTERNAL, EngineError
 
 _REFILL_AT_ONCE = 2000  # entries from the journal
+_PLEDGE = 0.5  # seconds of answers that may be given between two commits
+_PLEDGE_LEAST, _PLEDGE_MOST = 64, 2000  # entries
 _SKIPPING_ENDS = 60.0  # seconds without skipping after which its alarm clears
 
 
@@ -46,6 +48,8 @@ class Outbound(Protocol):
     def backlog(self) -> int: ...
     @property
     def oldest_seq(self) -> int | None: ...
+    @property
+    def waiting_seq(self) -> int | None: ...
     def send(self, messages: list[Message]) -> None: ...
 
 
@@ -108,6 +112,7 @@ class Scoring:
         self._catching_up = False  # after a restart, until all answered again is also retained again
         self._settling = False  # all is answered, and waits for the broker
         self._settled = False  # since the start, or the last new session, the broker has had all of them
+        self._pledged_at = (0, clock.monotonic())  # what had been handed over, and when
         self._skipping = False
         self._skipped_at = 0.0
         self.answered = 0
@@ -198,16 +203,27 @@ class Scoring:
         if durable:
             self._outbound.send(durable)
 
-    @property
-    def pledge_from(self) -> int:
-        """Seq from which the journal may renew its pledge. Not while catching up: what is answered again would grow
-        with each crash in the middle of it."""
-        return 0 if self._catching_up else self.answered
+    def pledge(self, now: float) -> int:
+        """The seq that no answer will exceed before the next commit, as far as the engine has come in half a second.
+
+        After a crash all up to it is answered again, as any of it may have been published. Not renewed while catching
+        up, as that would grow with each crash in the middle of it. now: monotonic seconds.
+        """
+        if self._catching_up:
+            return 0
+        seq, since = self._pledged_at
+        rate = (self._handed_over - seq) / max(now - since, 1e-3)
+        return self._handed_over + round(min(max(rate * _PLEDGE, _PLEDGE_LEAST), _PLEDGE_MOST))
 
     @property
-    def waits_for_pledge(self) -> bool:
-        """Whether answers wait for the pledge alone."""
-        return self._above_pledge and not self._catching_up
+    def _handed_over(self) -> int:
+        """The seq up to which answers have left us; those behind it wait for the broker here, and die with us."""
+        waiting = self._outbound.waiting_seq
+        return self.answered if waiting is None else min(self.answered, waiting - 1)
+
+    def waits_for_pledge(self, now: float) -> bool:
+        """Whether answers wait for the pledge alone, and a commit would renew it. now: monotonic seconds."""
+        return self._above_pledge and self.pledge(now) > self._journal.pledged
 
     @property
     def _above_pledge(self) -> bool:
@@ -268,6 +284,7 @@ class Scoring:
             self._outbound.send(messages)
         self._settling = self._settling and self._outbound.backlog > 0
         self._catching_up = self._settling
+        self._pledged_at = (self._handed_over, self._clock.monotonic())
         return not self._settling
 
     # -- the watermark ----------------------------------------------------------------------------------------------
@@ -289,8 +306,9 @@ class Scoring:
             rows[row.asset] = row
         return watermark, list(rows.values())
 
-    def saved(self, watermark: int) -> None:
-        """What `covered` gave is on disk."""
+    def saved(self, watermark: int, now: float) -> None:
+        """What `covered` and `pledge` gave is on disk. now: monotonic seconds."""
+        self._pledged_at = (self._handed_over, now)
         while self.alarm_rows and self.alarm_rows[0].seq <= watermark:
             self.alarm_rows.popleft()
         self._arrivals.answered(watermark)

@@ -223,7 +223,7 @@ class Worker:
     def _commit_is_due(self, now: float) -> bool:
         if self._journal.full:
             return now >= self._retry_at
-        if self._scoring.waits_for_pledge:
+        if self._scoring.waits_for_pledge(now):
             return True
         if now - self._committed_at >= _WATERMARK_ALONE and self.watermark > self._journal.watermark:
             return True
@@ -232,14 +232,14 @@ class Worker:
     def commit(self) -> bool:
         """Everything taken in to disk, with the watermark; then the acknowledgements. False where the disk is full."""
         watermark, covered = self._scoring.covered(self._journal.last)
-        answered = self._scoring.pledge_from
-        if not self._journal.commit(watermark, covered, wall=round(self._clock.wall()), answered=answered):
+        pledge = self._scoring.pledge(self._clock.monotonic())
+        if not self._journal.commit(watermark, covered, wall=round(self._clock.wall()), pledge=pledge):
             self._retry_at = self._clock.monotonic() + _RETRY_FULL
-            if self._journal.mark(*self._scoring.covered(self._journal.committed), answered=answered):
+            if self._journal.mark(*self._scoring.covered(self._journal.committed), pledge=pledge):
                 self._scoring.release()
             return False
         self._committed_at = self._clock.monotonic()
-        self._scoring.saved(watermark)
+        self._scoring.saved(watermark, self._committed_at)
         self._intake.acknowledge()
         self._scoring.release()
         return True

@@ -67,6 +67,8 @@ class FakeTransport:
     def backlog(self) -> int:
         return len(self.unacknowledged)
 
+    waiting_seq = None  # all is handed over at once
+
     @property
     def oldest_seq(self) -> int | None:
         return self.unacknowledged[0].seq if self.unacknowledged else None
@@ -561,8 +563,9 @@ def test_a_life_that_ended_before_a_crash_leaves_its_alarms_and_no_prediction(ri
 def test_after_a_crash_in_a_long_lag_only_what_may_have_been_published_goes_out_unretained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("journal", "journal_file"):
-        monkeypatch.setattr(f"edge_rul.adapters.{module}.PLEDGE", 10)
+    monkeypatch.setattr("edge_rul.adapters.journal_file.PLEDGE", 10)
+    monkeypatch.setattr("edge_rul.scoring._PLEDGE_LEAST", 10)
+    monkeypatch.setattr("edge_rul.scoring._PLEDGE_MOST", 10)
     rig = Rig(tmp_path, limits=Limits(outbox=3))
     rig.settle()  # nothing is owed
     rig.transport.hold = True

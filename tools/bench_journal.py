@@ -78,6 +78,7 @@ class NullTransport:
     connected, new_session = True, False
     dropped_qos0 = refused = backlog = 0
     oldest_seq: int | None = None
+    waiting_seq: int | None = None
 
     def __init__(self) -> None:
         self.inbox: deque[Received] = deque()

@@ -41,7 +41,7 @@ from edge_rul.errors import EXIT_FOUND, EXIT_OK, EXIT_USAGE
 START = 60.0  # seconds that the daemon may take to its first subscription
 SETTLE = 180.0  # seconds at the end in which everything has to be answered
 FAILURES = ("missing", "wrong", "events_missing", "events_wrong", "retained_wrong", "daemon_exits")
-QUIET = 3.0  # seconds without a prediction, after which there will be none
+QUIET = 10.0  # seconds without a prediction, after which there will be none
 
 
 class Chaos:
@@ -133,18 +133,18 @@ class Chaos:
         return not self._broker.frozen and not any(link.unacknowledged for link in self._proxy.of(DAEMON))
 
     async def _settle(self) -> None:
+        """Until nothing is owed and nothing comes, however long it takes to answer what has come to wait."""
+
         def state() -> tuple[int, int]:
             return len(self.witness.acknowledged), self.witness.answered
 
         seen, since = state(), time.monotonic()
-
-        def settled() -> bool:
-            nonlocal seen, since
+        while time.monotonic() - since < (SETTLE if self.replayer.busy else QUIET):
+            await asyncio.sleep(0.05)
             if state() != seen:
                 seen, since = state(), time.monotonic()
-            return not self.replayer.busy and time.monotonic() - since > QUIET
-
-        await self._until(settled, SETTLE, "not everything is acknowledged and answered")
+        if self.replayer.busy:
+            self.say(f"not everything is acknowledged; the daemon's log ends:\n{self.daemon.tail()}")
 
 
 def report(chaos: Chaos, verdict: Verdict, args: argparse.Namespace) -> dict[str, int]:

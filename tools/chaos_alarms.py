@@ -18,7 +18,7 @@ NAME, BELOW, DEADBAND, ON_DELAY, OFF_DELAY = "rul_low", 110.0, 2.0, 2, 2
 
 
 class Event(NamedTuple):
-    """What a published event says, without its id. value: the RUL that the rule looked at last."""
+    """What a published event says, without its id. value: the RUL at the last change."""
 
     life: int
     cycle: int
@@ -48,24 +48,20 @@ def expected(asset: str, steps: Iterable[Step]) -> tuple[dict[str, Event], str]:
                 happened("cleared", step)
             state = "normal"
             continue
-        value = step.rul
         before = state
-        if value < BELOW:
+        if step.rul < BELOW:
             state = {"normal": "raising", "clearing": "active"}.get(state, state)
         elif state == "raising":
             state = "normal"
-        elif state == "active" and value >= BELOW + DEADBAND:
+        elif state == "active" and step.rul >= BELOW + DEADBAND:
             state = "clearing"
-        elif state == "clearing" and value < BELOW + DEADBAND:
+        elif state == "clearing" and step.rul < BELOW + DEADBAND:
             state = "active"
         if state != before:
-            since = step.cycle
-        if state == "raising" and step.cycle - since >= ON_DELAY:
-            state = "active"
-            happened("raised", step)
-        elif state == "clearing" and step.cycle - since >= OFF_DELAY:
-            state = "normal"
-            happened("cleared", step)
+            since, value = step.cycle, step.rul
+        if state in ("raising", "clearing") and step.cycle - since >= (ON_DELAY if state == "raising" else OFF_DELAY):
+            state, value = ("active" if state == "raising" else "normal"), step.rul
+            happened("raised" if state == "active" else "cleared", step)
     return events, state
 
 

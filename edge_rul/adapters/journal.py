@@ -170,9 +170,9 @@ class Journal:
             return 0.0
         return max(0.0, self._pending_since + self._settings.commit_ms / 1000 - now)
 
-    def commit(self, watermark: int, alarms: Iterable[AlarmRow] = (), *, wall: int, answered: int = 0) -> bool:
-        """Write the open transaction, the watermark and the alarm rows that it covers. wall: epoch seconds. answered:
-        seq from which the pledge is renewed, 0 to leave it.
+    def commit(self, watermark: int, alarms: Iterable[AlarmRow] = (), *, wall: int, pledge: int = 0) -> bool:
+        """Write the open transaction, the watermark and the alarm rows that it covers. wall: epoch seconds. pledge: seq
+        that no answer will exceed before the next commit; one that is lower than the last changes nothing.
 
         Returns False, with the reason in `full`, where the disk has no room; nothing is lost, and it may be tried
         again. Raises JournalError for anything else.
@@ -183,7 +183,7 @@ class Journal:
         def write(db: sqlite3.Connection) -> None:
             db.executemany("INSERT INTO entries VALUES (?, ?)", self._pending)
             db.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?)", marks)
-            self._put_watermark(db, watermark, alarms, answered)
+            self._put_watermark(db, watermark, alarms, pledge)
 
         self.full = (self._no_room() if self._pending else "") or self._write(write)
         if self.full:
@@ -193,23 +193,22 @@ class Journal:
         self._pending.clear()
         self._pending_since = 0.0
         self.committed = self.last
-        self._put(watermark, answered)
+        self._put(watermark, pledge)
         return True
 
-    def mark(self, watermark: int, alarms: Iterable[AlarmRow] = (), *, answered: int = 0) -> bool:
+    def mark(self, watermark: int, alarms: Iterable[AlarmRow] = (), *, pledge: int = 0) -> bool:
         """As `commit`, without the entries; the watermark is at most `committed`. Returns whether it was written.
 
         While the disk is full the answers to what was taken in before go on, and what they free has to become free.
         """
-        if self._write(lambda db: self._put_watermark(db, watermark, alarms, answered)):
+        if self._write(lambda db: self._put_watermark(db, watermark, alarms, pledge)):
             return False
-        self._put(watermark, answered)
+        self._put(watermark, pledge)
         return True
 
-    def _put(self, watermark: int, answered: int) -> None:
+    def _put(self, watermark: int, pledge: int) -> None:
         self.watermark = max(self.watermark, watermark)
-        if answered:
-            self.pledged = max(self.pledged, answered + PLEDGE)
+        self.pledged = max(self.pledged, pledge)
 
     def owe_states(self, owed: bool) -> bool:
         """Note that retained states have to be published again, or that they were. Returns whether it was written.
@@ -222,11 +221,11 @@ class Journal:
         self.states_owed = owed
         return True
 
-    def _put_watermark(self, db: sqlite3.Connection, watermark: int, alarms: Iterable[AlarmRow], answered: int) -> None:
+    def _put_watermark(self, db: sqlite3.Connection, watermark: int, alarms: Iterable[AlarmRow], pledge: int) -> None:
         if watermark > self.watermark:
             db.execute("UPDATE meta SET value = ? WHERE key = 'watermark'", (watermark,))
-        if answered and answered + PLEDGE > self.pledged:
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('pledged', ?)", (answered + PLEDGE,))
+        if pledge > self.pledged:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('pledged', ?)", (pledge,))
         rows = [(encode_key(row.asset), row.blob) for row in alarms]
         db.executemany("INSERT OR REPLACE INTO alarms VALUES (?, ?)", [row for row in rows if row[1]])
         db.executemany("DELETE FROM alarms WHERE asset = ?", [row[:1] for row in rows if not row[1]])

@@ -23,7 +23,7 @@ from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, JournalError
 
 SCHEMA_VERSION = 2
 FILE = "journal.db"
-PLEDGE = 2000  # entries beyond those that were answered at a commit that may be answered before the next
+PLEDGE = 64  # entries that may be answered before the first commit says how many
 _TABLES = """
 CREATE TABLE entries (seq INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE marks (time INTEGER PRIMARY KEY, seq INTEGER NOT NULL);

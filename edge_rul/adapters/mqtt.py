@@ -202,6 +202,11 @@ class MqttTransport:
         """The seq of the oldest QoS 1 message that the broker has not acknowledged, or None."""
         return self._outbox.oldest_seq
 
+    @property
+    def waiting_seq(self) -> int | None:
+        """The seq of the oldest QoS 1 message that waits here, so that nobody has heard it, or None."""
+        return self._outbox.waiting_seq
+
     def send(self, messages: Sequence[Message]) -> None:
         """Publish in order, as the in-flight window allows. Keeps what cannot go out yet, but for QoS 0: a statistic of
         an hour ago is of no use."""

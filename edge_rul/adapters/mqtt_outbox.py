@@ -38,6 +38,11 @@ class Outbox:
         waiting = self._waiting[0] if self._waiting else None
         return min((message.seq for message in (in_flight, waiting) if message is not None), default=None)
 
+    @property
+    def waiting_seq(self) -> int | None:
+        """The seq of the oldest message that was not handed over yet, or None."""
+        return self._waiting[0].seq if self._waiting else None
+
     def put(self, message: Message) -> None:
         self._waiting.append(message)
 

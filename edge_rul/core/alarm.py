@@ -105,7 +105,8 @@ Rule = RulAlarm | HealthAlarm
 
 
 class Status(msgspec.Struct, frozen=True):
-    """One alarm of one asset. since: the cycle at which `state` began. value: what the rule looked at last."""
+    """One alarm of one asset. since: the cycle at which `state` began. value: what the rule looked at then;
+    not at every cycle since, of which a restart knows nothing."""
 
     state: State
     life: int
@@ -201,4 +202,4 @@ def _step(
     if delay is not None and cycle - since >= delay:
         state, event = TABLE[state, Signal.ELAPSED]
         since = cycle
-    return Status(state, life, since, value), event
+    return Status(state, life, since, old.value if state is old.state else value), event

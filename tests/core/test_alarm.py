@@ -139,3 +139,16 @@ def test_against_an_oracle_that_looks_back_over_the_series(steps: list[tuple[int
             active, run_start = not active, None
             expected.append((at, "raised" if active else "cleared"))
     assert [(at, event) for at, _, event in run(rule, series) if event] == expected
+
+
+def test_what_a_new_life_clears_says_the_same_after_a_restart() -> None:
+    """States are stored when they change: an event must not say what was looked at since."""
+    rule = RulAlarm(name="low", below=20.0)
+    kept, restarted = Alarms([rule]), Alarms([rule])
+    asset = Asset("x")
+    kept.predicted(asset, 0, 1, None, 10.0, {})
+    restarted.load(asset, kept.dump(asset))
+    kept.predicted(asset, 0, 2, None, 9.0, {})
+    assert [c.status for c in kept.new_life(asset, 1, 1, None)] == [
+        c.status for c in restarted.new_life(asset, 1, 1, None)
+    ]
