@@ -142,9 +142,11 @@ class Limits(_Settings, frozen=True):
 
 
 class AssetSettings(_Settings, frozen=True):
-    """stale_after: seconds without a reading after which an asset's state says `stale`."""
+    """stale_after: seconds without a reading after which an asset's state says `stale`. evict_after: after which its
+    windows are kept on disk alone, until it sends again."""
 
     stale_after: Annotated[float, msgspec.Meta(gt=0)] | Literal["never"] = "never"
+    evict_after: Annotated[float, msgspec.Meta(gt=0)] | Literal["never"] = "never"
 
 
 class WindowSettings(_Settings, frozen=True):

@@ -1,6 +1,7 @@
 """The rounds of snapshots: every few minutes the state of each asset that changed, some assets at a time.
 
-Owns when a round begins, what is left of it, and when what it made superfluous is deleted. Must not know what a state
+Owns when a round begins, what is left of it, when what it made superfluous is deleted, and which assets are idle enough
+to be kept on disk alone from then on. Must not know what a state
 holds: the core makes it, the journal keeps it.
 """
 
@@ -17,8 +18,13 @@ _RETRY_FULL = 1.0  # seconds
 class Snapshots:
     """One round at a time. Times are monotonic seconds."""
 
-    def __init__(self, pipeline: Pipeline, journal: Journal, every: float, now: float) -> None:
-        """every: seconds between the beginnings of two rounds."""
+    def __init__(
+        self, pipeline: Pipeline, journal: Journal, every: float, now: float, *, evict_after: float | None = None
+    ) -> None:
+        """every: seconds between the beginnings of two rounds. evict_after: seconds without a reading after which an
+        asset's memory is given up at the end of one."""
+        pipeline.lives.bring_back = journal.stored
+        self._evict_after = evict_after
         self._pipeline = pipeline
         self._journal = journal
         self._every = every
@@ -45,7 +51,8 @@ class Snapshots:
                     return True
                 self._retry = now + _RETRY_FULL
         elif self._journal.in_round:
-            self._journal.end_round(wall=wall)
+            if self._journal.end_round(wall=wall) and self._evict_after is not None:
+                self._pipeline.lives.evict(round(wall - self._evict_after))
         elif now >= self._at and self._pipeline.idle:
             self._at = now + self._every
             self._journal.begin_round(self._pipeline.applied)

@@ -105,7 +105,14 @@ class Worker:
             reader=onlooker,
         )
         now = clock.monotonic()
-        self._snapshots = Snapshots(pipeline, journal, settings.journal.snapshot_seconds, now)
+        evict_after = settings.assets.evict_after
+        self._snapshots = Snapshots(
+            pipeline,
+            journal,
+            settings.journal.snapshot_seconds,
+            now,
+            evict_after=None if evict_after == "never" else evict_after,
+        )
         self._was_full = False
         self._retry_at = 0.0
         self._committed_at = self._started = now

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt_inbox import Received
-from edge_rul.config import JournalSettings, Limits, Mqtt, ScoringSettings, Settings, Topics
+from edge_rul.config import AssetSettings, JournalSettings, Limits, Mqtt, ScoringSettings, Settings, Topics
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message
+from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_INTERNAL, EngineError
 from edge_rul.worker import Worker
 
@@ -397,6 +398,34 @@ def test_a_silence_counts_while_we_can_hear_is_an_entry_and_survives_a_crash(tmp
     assert rig.worker.statistics().stale_assets == 0
     assert stale_after(1.0) == 0
     assert stale_after(61.0) == 1
+
+
+def test_an_idle_asset_is_kept_on_disk_alone_and_goes_on_when_it_returns(tmp_path: Path) -> None:
+    assets = AssetSettings(evict_after=100.0)
+    rig = Rig(tmp_path, journal=JournalSettings(min_free=0, snapshot_seconds=10), assets=assets)
+    lives = rig.worker._pipeline.lives
+    for cycle in range(1, 5):
+        rig.transport.put(reading(cycle), "x")
+    rig.settle()
+
+    def pass_on(seconds: float) -> None:
+        for _ in range(10):
+            rig.transport.put(reading(len(rig.transport.acknowledged)), "y")
+            rig.settle(seconds / 20)
+
+    pass_on(90.0)
+    assert Asset("x") in lives._lives
+    pass_on(60.0)
+    assert Asset("x") not in lives._lives and Asset("y") in lives._lives
+    assert rig.worker.statistics().assets == 2
+    rig.transport.sent.clear()
+    rig.transport.new_session = True
+    rig.settle()
+    assert {p["asset"] for p in rig.transport.predictions()} == {"x", "y"}  # a broker that forgot lacks it too
+    rig.transport.put(reading(5), "x")
+    rig.settle()
+    last = rig.transport.predictions()[-1]
+    assert (last["asset"], last["cycle"], last["quality"]["state"]) == ("x", 5, "good")
 
 
 def test_an_empty_list_is_acknowledged_without_waiting(rig: Rig) -> None:

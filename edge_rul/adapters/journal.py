@@ -381,6 +381,15 @@ class Journal:
         if doomed and (why := self._write(lambda db: db.executemany("DELETE FROM snapshots WHERE id = ?", doomed))):
             raise JournalError("write journal", str(self._path), why)
 
+    def stored(self, asset: Asset) -> bytes | None:
+        """The asset's newest valid snapshot. Raises JournalError."""
+        if (row := self._rows.get(encode_key(asset))) is None:
+            return None
+        try:
+            return bytes(self._one("SELECT state FROM snapshots WHERE id = ?", row))
+        except (sqlite3.Error, TypeError) as e:
+            raise self._error("read", e) from e
+
     def close(self) -> None:
         self._db.close()
         os.close(self._lock)

@@ -7,6 +7,7 @@ overhauled to the next overhaul, counted from 0. Knows no clock: time is the rea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -84,6 +85,7 @@ class Lives:
     """All assets that were heard of, at most `limit`.
 
     changed: those whose state moved since the caller cleared it. stale: those of which nothing came for too long.
+    bring_back: gives the state of an evicted asset as it was last dumped.
     """
 
     def __init__(self, rings: Rings, limit: int, ranges: Ranges | None = None) -> None:
@@ -91,23 +93,25 @@ class Lives:
         self._limit = limit
         self._ranges = ranges
         self._lives: dict[Asset, _Life] = {}
-        self._free: list[int] = []  # rows of assets that are gone
+        self._free: list[int] = []  # rows of assets that are gone or evicted
+        self._away: set[Asset] = set()  # evicted
+        self.bring_back: Callable[[Asset], bytes | None] = lambda _: None
         self.changed: set[Asset] = set()
         self.stale: set[Asset] = set()
 
     def __len__(self) -> int:
-        return len(self._lives)
+        return len(self._lives) + len(self._away)
 
     def __contains__(self, asset: Asset) -> bool:
-        return asset in self._lives
+        return asset in self._lives or asset in self._away
 
     @property
     def assets(self) -> list[Asset]:
-        return list(self._lives)
+        return [*self._lives, *self._away]
 
     def number(self, asset: Asset) -> int:
         """Of the asset's life, which may have no reading yet."""
-        return self._lives[asset].number
+        return self._known(asset).number
 
     def reserve(self, assets: int) -> None:
         """Make room for so many assets at once."""
@@ -126,7 +130,7 @@ class Lives:
         return applied if isinstance(applied, Reason) else msgspec.structs.replace(applied, invalid=invalid)
 
     def _apply(self, reading: Reading) -> Applied | Reason:
-        life = self._lives.get(reading.asset)
+        life = self._find(reading.asset)
         incomplete = math.isnan(sum(reading.values.tolist()))  # any of them is
         if life is None:
             if len(self._lives) >= self._limit:
@@ -157,7 +161,7 @@ class Lives:
 
     def standing(self, asset: Asset) -> Standing:
         """How the asset stands. Sets what it remembers of its window."""
-        life = self._lives[asset]
+        life = self._known(asset)
         if life.empty:
             return Standing(life.number, None, None, 0, life.silence)
         position = self._rings.count(life.row) - 1
@@ -168,7 +172,7 @@ class Lives:
 
     def silent(self, stale: Stale) -> Standing | None:
         """Nothing has come from the asset for too long. None where it is not known any more."""
-        if (life := self._lives.get(stale.asset)) is None:
+        if (life := self._find(stale.asset)) is None:
             return None
         life.silence = stale
         self.stale.add(stale.asset)
@@ -177,11 +181,11 @@ class Lives:
 
     def heard(self, asset: Asset) -> int:
         """When the asset's newest reading came, epoch seconds; 0 unknown."""
-        return life.heard if (life := self._lives.get(asset)) else 0
+        return life.heard if (life := self._find(asset)) else 0
 
     def reset(self, asset: Asset) -> tuple[int, int] | None:
         """End the asset's life by command: the next life's number, the old one's last cycle; None where none ended."""
-        life = self._lives.get(asset)
+        life = self._find(asset)
         if life is None or life.empty:
             return None
         self.changed.add(asset)
@@ -190,7 +194,8 @@ class Lives:
 
     def remove(self, asset: Asset) -> tuple[int, int]:
         """Forget the asset: its life's number, its last cycle. If it comes back it begins anew, with life 0."""
-        life = self._lives.pop(asset)
+        life = self._known(asset)
+        del self._lives[asset]
         self._rings.clear(life.row)
         self._free.append(life.row)
         self.stale.discard(asset)
@@ -199,7 +204,7 @@ class Lives:
 
     def newest(self, asset: Asset) -> tuple[int, Answer] | None:
         """The asset's life and its newest answer as it was last given; None where there is none."""
-        if (life := self._lives.get(asset)) is None:
+        if (life := self._find(asset)) is None:
             return None
         position = self._rings.count(life.row) - 1
         if life.empty or (revision := self._rings.revision(life.row, position)) < 0:
@@ -210,7 +215,7 @@ class Lives:
 
     def dump(self, asset: Asset) -> bytes:
         """The asset's state; empty where it was removed."""
-        if (life := self._lives.get(asset)) is None:
+        if (life := self._find(asset)) is None:
             return b""
         fields = msgspec.structs.astuple(life)[1:8]
         stale_at = life.silence.at if life.silence else 0
@@ -222,6 +227,7 @@ class Lives:
             if asset in self._lives:
                 self.remove(asset)
             return
+        self._away.discard(asset)
         state = msgspec.msgpack.decode(blob, type=_Blob)
         if state.version != 1:
             raise ValueError(f"the state of {asset} has version {state.version}, this program reads 1")
@@ -232,6 +238,32 @@ class Lives:
             self._lives[asset].silence = Stale(asset, state.heard, state.stale_at)
             self.stale.add(asset)
         self.standing(asset)
+
+    def evict(self, heard_before: int) -> int:
+        """Give up the memory of assets that were last heard before then, epoch seconds, and have not changed since they
+        were dumped. Whoever asks for one brings it back. Returns how many went."""
+        idle = [a for a, life in self._lives.items() if life.heard < heard_before and a not in self.changed]
+        for asset in idle:
+            row = self._lives.pop(asset).row
+            self._rings.clear(row)
+            self._free.append(row)
+            self._away.add(asset)
+        return len(idle)
+
+    def _find(self, asset: Asset) -> _Life | None:
+        life = self._lives.get(asset)
+        if life is None and asset in self._away:
+            self._away.discard(asset)
+            if blob := self.bring_back(asset):
+                self.load(asset, blob)
+                life = self._lives[asset]
+        return life
+
+    def _known(self, asset: Asset) -> _Life:
+        life = self._find(asset)
+        if life is None:
+            raise KeyError(asset)
+        return life
 
     def _add(self, asset: Asset) -> _Life:
         row = self._free.pop() if self._free else len(self._lives)

@@ -325,3 +325,33 @@ def test_a_state_that_was_stored_goes_on_as_if_nothing_had_happened(
             for a, b in zip(accepted(found).answers, expected.answers, strict=True):
                 assert a.window.same(b.window)
                 assert a.time == b.time
+
+
+@settings(max_examples=60)
+@given(
+    cycles=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=60),
+    evictions=st.sets(st.integers(0, 60)),
+    max_gap=st.integers(0, 2),
+)
+def test_an_evicted_asset_that_returns_goes_on_as_if_it_had_stayed(
+    cycles: list[tuple[int, int]], evictions: set[int], max_gap: int
+) -> None:
+    """cycles: which asset sends, and by how much its cycle grows. evictions: before which readings all idle ones go."""
+    stays, goes = Bench(max_gap=max_gap), Bench(max_gap=max_gap)
+    disk: dict[Asset, bytes] = {}
+    goes.lives.bring_back = disk.get
+    at = [0] * 4
+    for index, (n, step) in enumerate(cycles):
+        if index in evictions:
+            disk.update({asset: goes.lives.dump(asset) for asset in goes.lives.changed})
+            goes.lives.changed.clear()
+            goes.lives.evict(heard_before=1)
+            assert goes.rings.count(0) == 0  # nobody is left in memory
+        at[n] += step
+        expected, found = (bench.feed(at[n], asset=f"a{n}") for bench in (stays, goes))
+        assert answers(found) == answers(expected)
+        for a, b in zip(accepted(found).answers, accepted(expected).answers, strict=True):
+            assert a.window.same(b.window)
+    assert sorted(goes.lives.assets) == sorted(stays.lives.assets)
+    for asset in stays.lives.assets:
+        assert goes.lives.dump(asset) == stays.lives.dump(asset)
