@@ -206,9 +206,11 @@ class HttpSettings(_Settings, frozen=True):
 
 
 class ServiceSettings(_Settings, frozen=True):
-    drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = (
-        8.0  # from the signal to stop, for what is unanswered
-    )
+    """drain_seconds: from the signal to stop, for what is unanswered. restart_windows: a reload may bring a bundle with
+    other inputs, another window or other classes; all windows then begin anew."""
+
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 8.0
+    restart_windows: bool = False
 
 
 class Settings(_Settings, frozen=True):

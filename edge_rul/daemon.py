@@ -5,13 +5,14 @@ With its `wiring`, its `loop` and its `worker` the only room that sees core and 
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import structlog
 
-from edge_rul import __version__
 from edge_rul import log as logs
 from edge_rul.adapters import systemd
 from edge_rul.adapters.journal import Journal
@@ -31,6 +32,7 @@ from edge_rul.wiring import (
     build_transport,
     check_bundle,
     first_status,
+    labels,
     open_engine_and_bundle,
     open_history,
     open_http,
@@ -69,15 +71,6 @@ def run(path: Path) -> int:
             golden_windows=len(bundle.golden.rul),
         )
         outgoing, progress = build_outgoing(settings), Progress()
-        info = {
-            "version": __version__,
-            "bundle": bundle.manifest.name,
-            "bundle_sha256": bundle.sha256,
-            "engine": engine.name,
-            "engine_version": engine.version,
-            "precision": engine.precision,
-            "journal": journal.id,
-        }
         starts = Starts(state)
         history = open_history(settings, state, log)
         server = open_http(
@@ -86,7 +79,7 @@ def run(path: Path) -> int:
             bundle,
             engine,
             history,
-            info=info,
+            info=labels(bundle, engine, journal.id),
             starts=starts.counts,
             ready=progress.ready,
             alive=progress.alive,
@@ -124,7 +117,12 @@ def run(path: Path) -> int:
         status = first_status(bundle, engine, journal.id, lost, time.time())
         board = Board(outgoing, transport, journal, status)
         reload = Reload(
-            Serving(settings, source, bundle), worker=worker, transport=transport, board=board, server=server, log=log
+            Serving(settings, source, bundle, engine),
+            worker=worker,
+            transport=transport,
+            board=board,
+            server=server,
+            log=log,
         )
         loop = Loop(
             worker=worker,
@@ -138,9 +136,13 @@ def run(path: Path) -> int:
         try:
             loop.run()
         finally:
+            worker.close()
             if server is not None:
                 server.close()
             if history is not None:
                 history.close()
         starts.ended()
+    if reload.restarts:
+        # The same process id, so that a service manager sees a reload; the broker keeps what comes meanwhile.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return EXIT_OK

@@ -67,7 +67,7 @@ class Loop:
         self._log.info("ready", serving=self._board.status.words)
         self._board.ready()
         busy = False
-        while not self._stops:
+        while not (self._stops or self._reload.restarts):
             self._transport.wait(0.0 if busy else self._worker.pause())  # under load too: it tells of what ended it
             busy = self._worker.step()
             self._worker.tick()
@@ -107,7 +107,8 @@ class Loop:
     def _drain(self) -> None:
         """Take in nothing more, answer what the deadline allows, and leave a session that persists."""
         worker, seconds = self._worker, self._reload.serving.settings.service.drain_seconds
-        systemd.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((seconds + _CLOSING) * 1e6)}")
+        if not self._reload.restarts:
+            systemd.notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((seconds + _CLOSING) * 1e6)}")
         self._log.info("stopping", lag=worker.lag, unpublished=worker.unpublished)
         deadline = time.monotonic() + seconds
         while worker.step(intake=False) and time.monotonic() < deadline:

@@ -1,10 +1,12 @@
 """A reload: another configuration is read, tried, and put in place between two batches, or refused as a whole.
 
     IDLE      -> READING    a HUP came; what serves goes on meanwhile
-    READING   -> TRYING     the file is valid, and what may not change has not: the broker is asked for new topics
+    READING   -> TRYING     the file is valid, what may not change has not, and another bundle or engine is open and has
+                            reproduced the golden windows: the broker is asked for new topics
               -> IDLE       refused, and told
-    TRYING    -> PLACING    the broker grants them
+    TRYING    -> CHANGING   the broker grants them: the change of bundle is an entry of the journal
               -> IDLE       refused, and told; the new subscriptions are given up again
+    CHANGING  -> PLACING    all that came before is answered by the old bundle, and the new one answers
     PLACING   -> IDLE       the parts have the new settings
 
 Owns these stages, what may change while the daemon serves, and how a reload is told. Must not know what a part does
@@ -19,17 +21,30 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edge_rul import bundle as bundles
 from edge_rul import log as logs
 from edge_rul.adapters import systemd
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.board import Board
-from edge_rul.bundle import Bundle
+from edge_rul.bundle import Bundle, Manifest
 from edge_rul.config import Settings, load_settings
 from edge_rul.core.outgoing import iso
 from edge_rul.core.status import Reloaded
 from edge_rul.core.topic import Template
-from edge_rul.errors import EdgeRulError
-from edge_rul.wiring import build_decoder, build_outgoing, catalogue, check_bundle, filters
+from edge_rul.engines import Engine, model_of, verify
+from edge_rul.engines.choose import gpu_losses, open_configured
+from edge_rul.engines.waiting import EVERY, extending
+from edge_rul.errors import EdgeRulError, EngineError
+from edge_rul.succession import Answerer
+from edge_rul.wiring import (
+    build_decoder,
+    build_outgoing,
+    catalogue,
+    check_bundle,
+    filters,
+    labels,
+    serving_fields,
+)
 from edge_rul.worker import Worker
 from edge_rul.yaml_file import Source
 
@@ -37,7 +52,7 @@ if TYPE_CHECKING:
     from edge_rul.adapters.http.server import HttpServer
 
 # Sections that were handed to a thread, a socket or a file of their own. A restart loses nothing.
-_FIXED = ("bundle", "engine", "mqtt", "journal", "http", "assets", "windows", "limits")
+_FIXED = ("mqtt", "journal", "http", "assets", "windows", "limits")
 _RESTART = "systemctl restart edge-rul: nothing is lost, the broker keeps what comes meanwhile"
 
 
@@ -47,17 +62,21 @@ class Serving(NamedTuple):
     settings: Settings
     source: Source
     bundle: Bundle
+    engine: Engine
+    anew: str = ""  # why the windows have to begin anew for this; "" where they stay
 
 
 class Stage(Enum):
     IDLE = "idle"
     READING = "reading"
     TRYING = "trying"
+    CHANGING = "changing"
     PLACING = "placing"
 
 
 class Reload:
-    """One at a time; a HUP during one asks for another. serving: what is in place."""
+    """One at a time; a HUP during one asks for another. serving: what is in place. restarts: the process has to begin
+    anew with the file, which is valid, as its windows cannot go on."""
 
     def __init__(
         self,
@@ -79,10 +98,14 @@ class Reload:
         self._stage = Stage.IDLE
         self._read: Serving | EdgeRulError | None = None  # from the reading thread
         self._next = serving
+        self._before = serving
+        self.restarts = False
+        self._failure = ""  # of a bundle that was put in, as it was told
         self._steps: dict[Stage, Callable[[], Stage]] = {
             Stage.IDLE: self._begin,
             Stage.READING: self._try,
             Stage.TRYING: self._judge,
+            Stage.CHANGING: self._change,
             Stage.PLACING: self._place,
         }
 
@@ -90,10 +113,6 @@ class Reload:
         """A HUP came. Safe in a signal handler."""
         self._asked = True
         self._transport.wake()
-
-    @property
-    def under_way(self) -> bool:
-        return self._stage is not Stage.IDLE
 
     def step(self) -> None:
         """Go on where something has come of the last step; never waits."""
@@ -104,6 +123,8 @@ class Reload:
     # -- the stages: each returns the next one, or itself where it has to wait ----------------------------------------
 
     def _begin(self) -> Stage:
+        if self._worker.failure != self._failure:
+            return self._fall_back()
         if not self._asked:
             return Stage.IDLE
         self._asked, self._read = False, None
@@ -115,7 +136,8 @@ class Reload:
 
     def _reading(self) -> None:
         try:
-            self._read = read(self.serving)
+            with extending(systemd.notify, "reloading", first=EVERY):  # an engine may have to be built
+                self._read = read(self.serving, self._log)
         except EdgeRulError as e:
             self._read = e
         except Exception as e:
@@ -129,6 +151,16 @@ class Reload:
         if isinstance(self._read, EdgeRulError):
             return self._refuse(str(self._read))
         self._next = self._read
+        if self._next.anew:
+            self._log.warning("restarting", reason=self._next.anew)
+            self._next.engine.close()
+            self.restarts = True
+            return Stage.READING  # the end of this process
+        if self._next.engine is not self.serving.engine:
+            try:
+                verify(self._next.engine, self._next.bundle)  # once more, in the thread that will use it
+            except EngineError as e:
+                return self._refuse(str(e))
         # From here on a message on a new topic may come, and one on an old topic may still be on its way.
         worker, old = self._worker, self.serving.settings
         worker.decode_by(build_decoder(self._next.settings, self._next.bundle, old.topics.readings))
@@ -143,24 +175,58 @@ class Reload:
             self._worker.decode_by(build_decoder(old.settings, old.bundle, self._next.settings.topics.readings))
             self._transport.filters.adopt(filters(old.settings.topics))
             return self._refuse(f"subscribe: {verdict}")
-        return Stage.PLACING
+        if self._next.engine is not self.serving.engine:
+            self._worker.change_bundle(self._answerer(self._next))
+        return Stage.CHANGING
+
+    def _change(self) -> Stage:
+        there = self._next.engine in (self.serving.engine, self._worker.answerer.engine)
+        return Stage.PLACING if there or self._worker.failure else Stage.CHANGING
 
     def _place(self) -> Stage:
         settings, outgoing = self._next.settings, build_outgoing(self._next.settings)
-        if not self._worker.reconfigure(settings, outgoing):
+        if not self._worker.reconfigure(settings, outgoing, self._next.bundle.manifest.ranges):
             return Stage.PLACING  # the disk is full; it is tried again each turn
         logs.configure(settings.log)
         self._board.move(outgoing)
         self._transport.filters.adopt(filters(settings.topics))
         self._transport.on_subscribed()
-        if self._server is not None:
-            self._server.show(catalogue(settings, self._next.bundle))
         changed = differing(self.serving.settings, settings)
-        self.serving = self._next
+        if self._next.bundle.sha256 != self.serving.bundle.sha256 and "bundle" not in changed:
+            changed.insert(0, "bundle")  # another one at the same place
+        self._before, self.serving = self.serving, self._next
+        self._show()
         self._log.info("reloaded", changed=changed)
         return self._tell(changed, "")
 
+    def _fall_back(self) -> Stage:
+        """The new bundle's engine failed at its first windows: the one before answers them, and goes on."""
+        self._failure = self._worker.failure
+        if not self._failure:
+            return Stage.IDLE
+        before = self._before
+        self._worker.change_bundle(self._answerer(before))
+        self.serving = self.serving._replace(bundle=before.bundle, engine=before.engine)
+        self._show()
+        return self._refuse(self._failure)
+
+    def _answerer(self, serving: Serving) -> Answerer:
+        model = model_of(serving.bundle, serving.engine, self._board.status.journal)
+        return Answerer(serving.engine, model, serving.bundle.manifest.transform)
+
+    def _show(self) -> None:
+        """What serves, on the board, the pages and the metrics."""
+        now = self.serving
+        lost = gpu_losses(now.settings.engine, now.source.path.parent)
+        self._board.put(time.time(), **serving_fields(now.bundle, now.engine, lost))
+        if self._server is not None:
+            info = labels(now.bundle, now.engine, self._board.status.journal)
+            self._server.show(catalogue(now.settings, now.bundle), info, getattr(now.engine, "gpu_memory", None))
+
     def _refuse(self, problem: str) -> Stage:
+        if self._next.engine is not self.serving.engine:
+            self._next.engine.close()
+        self._next = self.serving
         self._log.error("reload_refused", problem=problem, action="the configuration before goes on")
         return self._tell([], problem)
 
@@ -172,8 +238,11 @@ class Reload:
         return Stage.IDLE
 
 
-def read(serving: Serving) -> Serving:
-    """The configuration as its file says now. Raises ConfigError where it cannot take the place of `serving`."""
+def read(serving: Serving, log: Any) -> Serving:
+    """The configuration as its file says now, with another bundle or engine open where it wants one.
+
+    Raises ConfigError, BundleError or EngineError where it cannot take the place of `serving`.
+    """
     settings, source = load_settings(serving.source.path)
     old = serving.settings
     for key in _FIXED:
@@ -185,8 +254,31 @@ def read(serving: Serving) -> Serving:
     if levels(topics.readings[0]) != levels(old.topics.readings[0]):
         problem = "name other levels than before, so that every asset would be another one"
         raise source.error("topics.readings", problem, _RESTART)
-    check_bundle(settings, source, serving.bundle)
-    return Serving(settings, source, serving.bundle)
+    bundle = bundles.load(source.file("bundle", settings.bundle))
+    check_bundle(settings, source, bundle)
+    anew = unlike(serving.bundle.manifest, bundle.manifest)
+    if anew and not settings.service.restart_windows:
+        hint = "service.restart_windows: true lets all windows begin anew"
+        raise source.error("bundle", f"the windows of {serving.bundle.manifest.name} cannot go on in it: {anew}", hint)
+    if bundle.sha256 == serving.bundle.sha256 and settings.engine == old.engine:
+        return Serving(settings, source, serving.bundle, serving.engine)
+    engine = open_configured(settings.engine, bundle, source.path.parent, lambda text: log.info("engine", note=text))
+    return Serving(settings, source, bundle, engine, anew)
+
+
+def unlike(old: Manifest, new: Manifest) -> str:
+    """Why what the windows of one bundle hold is not what the other wants, or ""."""
+    for what, theirs, ours in (
+        ("inputs", [i.name for i in new.inputs], [i.name for i in old.inputs]),
+        ("window", new.window, old.window),
+        ("max_hold of the inputs", [i.max_hold for i in new.inputs], [i.max_hold for i in old.inputs]),
+        ("classes", [c.name for c in new.classes], [c.name for c in old.classes]),
+        ("RUL's unit", new.rul.unit, old.rul.unit),
+        ("need of the reading before", new.transform.changes, old.transform.changes),
+    ):
+        if theirs != ours:
+            return f"its {what}: {theirs}, expected {ours}"
+    return ""
 
 
 def levels(template: str) -> list[str]:

@@ -15,15 +15,13 @@ from edge_rul.answer_log import AnswerLog
 from edge_rul.arrivals import Arrivals
 from edge_rul.config import ScoringSettings, Settings
 from edge_rul.core.alarm import Change
-from edge_rul.core.batch import Batch
-from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message
 from edge_rul.core.pipeline import AlarmRow, Answered, Completed, Pipeline
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
 from edge_rul.daemon_alarms import DaemonAlarms
 from edge_rul.engines import Engine
-from edge_rul.errors import EXIT_INTERNAL, EngineError
+from edge_rul.succession import Succession
 
 _REFILL_AT_ONCE = 2000  # entries from the journal
 _PLEDGE = 0.5  # seconds of answers that may be given between two commits
@@ -93,7 +91,7 @@ class Scoring:
         reader: Reader | None,
     ) -> None:
         self._pipeline = pipeline
-        self._engine = engine
+        self.succession = Succession(pipeline, engine)
         self._journal = journal
         self._tail = tail
         self._outbound = outbound
@@ -133,7 +131,7 @@ class Scoring:
         if batch is None:
             return False
         begun = self._clock.monotonic()
-        rul, logits = self._infer(batch)
+        batch, rul, logits = self.succession.infer(batch)
         seconds = self._clock.monotonic() - begun
         done = self._pipeline.complete(batch, rul, logits)
         self._publish(done)
@@ -150,14 +148,9 @@ class Scoring:
         self.alarm_rows.extend(done.alarms)
         self.answered = batch.upto
         self._arrivals.applied(self._pipeline.applied)
+        if self._pipeline.changes:
+            self.succession.succeed()
         return True
-
-    def _infer(self, batch: Batch) -> tuple[Array, Array]:
-        try:
-            return self._engine.infer(batch.x)
-        except EngineError as e:
-            e.exit_code = EXIT_INTERNAL  # it passed its check at the start: a restart may help
-            raise
 
     @property
     def lag(self) -> int:
@@ -268,9 +261,9 @@ class Scoring:
             return False
         if self._outbound.backlog >= self._unpublished_at_most:
             return False
-        assets = [self._again.popleft() for _ in range(min(self._engine.max_batch, len(self._again)))]
+        assets = [self._again.popleft() for _ in range(min(self.succession.current.engine.max_batch, len(self._again)))]
         batch = self._pipeline.again(assets)
-        rul, logits = self._infer(batch)
+        batch, rul, logits = self.succession.infer(batch)
         self._outbound.send(self._pipeline.complete(batch, rul, logits).messages)
         for asset in assets:
             self._outbound.send(self._pipeline.states(asset))

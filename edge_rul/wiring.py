@@ -121,23 +121,40 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
     )
 
 
-def first_status(bundle: Bundle, engine: Engine, journal: str, lost: int, wall: float) -> Status:
-    """What serves from the start on. lost: how often the GPU was, where the CPU serves for it. wall: epoch seconds."""
-    identity = BundleId(bundle.manifest.name, bundle.sha256)
-    computes = ServingEngine(engine.name, engine.version, engine.precision, device_of(engine))
+def serving_fields(bundle: Bundle, engine: Engine, lost: int) -> dict[str, Any]:
+    """The status's fields that say what serves. lost: how often the GPU was, where the CPU serves for it."""
+    identity, computes = BundleId(bundle.manifest.name, bundle.sha256), serving_engine(engine)
     problems = [gpu_given_up(lost)] if lost else []
+    return {
+        "words": words(identity, computes, problems),
+        "bundle": identity,
+        "engine": computes,
+        "problems": problems,
+    }
+
+
+def serving_engine(engine: Engine) -> ServingEngine:
+    return ServingEngine(engine.name, engine.version, engine.precision, device_of(engine))
+
+
+def first_status(bundle: Bundle, engine: Engine, journal: str, lost: int, wall: float) -> Status:
+    """What serves from the start on. wall: epoch seconds."""
     now = iso(round(wall * 1000)) or ""
-    return Status(
-        schema="edge-rul/status/1",
-        ts=now,
-        words=words(identity, computes, problems),
-        version=__version__,
-        started=now,
-        bundle=identity,
-        engine=computes,
-        journal=journal,
-        problems=problems,
-    )
+    fields = serving_fields(bundle, engine, lost)
+    return Status(schema="edge-rul/status/1", ts=now, version=__version__, started=now, journal=journal, **fields)
+
+
+def labels(bundle: Bundle, engine: Engine, journal: str) -> dict[str, str]:
+    """What serves, as Prometheus is told."""
+    return {
+        "version": __version__,
+        "bundle": bundle.manifest.name,
+        "bundle_sha256": bundle.sha256,
+        "engine": engine.name,
+        "engine_version": engine.version,
+        "precision": engine.precision,
+        "journal": journal,
+    }
 
 
 def filters(topics: Topics) -> list[str]:

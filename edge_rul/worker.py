@@ -26,9 +26,11 @@ from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
+from edge_rul.core.valid import Ranges
 from edge_rul.engines import Engine
 from edge_rul.log import Summary
 from edge_rul.snapshots import Snapshots
+from edge_rul.succession import Answerer
 
 _RETRY_FULL = 1.0  # seconds
 _WATERMARK_ALONE = 5.0  # seconds; with entries the watermark is saved at each commit
@@ -191,15 +193,35 @@ class Worker:
         """Publish an alarm of the daemon's own."""
         self._alarms.publish(name, round(self._clock.wall() * 1000), active=active, value=value)
 
+    def change_bundle(self, successor: Answerer) -> None:
+        """Let another answer, once all that came before is answered; `answerer` tells when."""
+        entry = self._scoring.succession.propose(successor)
+        self._tail.append(self._journal.append([entry], self._clock.monotonic()))
+
+    @property
+    def answerer(self) -> Answerer:
+        """Who answers now."""
+        return self._scoring.succession.current
+
+    @property
+    def failure(self) -> str:
+        """Why the last successor was taken out again, or ""."""
+        return self._scoring.succession.failure
+
+    def close(self) -> None:
+        """Close the engines."""
+        self._scoring.succession.close()
+
     def decode_by(self, decoder: Decoder) -> None:
         """Another decoder for what is taken in from now on, of the same inputs."""
         self._pipeline.decoder = decoder
 
-    def reconfigure(self, settings: Settings, outgoing: Outgoing) -> bool:
+    def reconfigure(self, settings: Settings, outgoing: Outgoing, ranges: Ranges) -> bool:
         """Another configuration between two batches: windows, lives and alarm states stay. Returns False, with nothing
         changed, where the disk is full: what is held for it goes to the topics before."""
         if not self.commit():
             return False
+        self._pipeline.lives.ranges = ranges
         moved = outgoing.topics != self._outgoing.topics
         seq = self._journal.watermark
         self._transport.send(self._pipeline.reconfigure(outgoing, list(settings.alarms), seq))

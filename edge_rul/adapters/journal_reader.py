@@ -15,8 +15,7 @@ from typing import Any
 import msgspec
 
 from edge_rul.adapters.journal_file import open_read_only
-from edge_rul.core.dead_letter import Refused
-from edge_rul.core.entry import unpack
+from edge_rul.core.entry import AssetEntry, unpack
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_CONFIG, JournalError
@@ -53,7 +52,7 @@ class JournalReader:
         """All that have a snapshot or have sent something since, sorted."""
         found = {decode_key(key) for (key,) in self._db.execute("SELECT DISTINCT asset FROM snapshots")}
         entries = (n.entry for n in self._entries("seq > ?", self._valid))
-        found.update(entry.asset for entry in entries if not isinstance(entry, Refused))
+        found.update(entry.asset for entry in entries if isinstance(entry, AssetEntry))
         return sorted(found)
 
     def snapshot(self, asset: Asset) -> tuple[int, bytes] | None:
@@ -67,7 +66,7 @@ class JournalReader:
         # SQLite looks for the packed name first: to unpack a million entries in Python takes seconds.
         name = msgspec.msgpack.encode(asset.name)
         entries = self._entries("instr(entry, ?) > 0", name)
-        return (n for n in entries if not isinstance(n.entry, Refused) and n.entry.asset == asset)
+        return (n for n in entries if isinstance(n.entry, AssetEntry) and n.entry.asset == asset)
 
     def reached(self, wall: float) -> int:
         """The seq that had come in by `wall`, epoch seconds, to the minute before."""

@@ -108,13 +108,14 @@ class Batch(msgspec.Struct, frozen=True):
     """What the pipeline yields. x: (B, T, C) float32, transformed, a buffer that the next batch will not touch.
 
     steps: what happened, in order of seq; the b-th Due among them owns x[b] and marks[b]. upto: the seq that this batch
-    answers, with all that came before.
+    answers, with all that came before. raw: (B, T) the windows before they were transformed.
     """
 
     x: Array
     steps: list[Step]
     marks: list[Marks]
     upto: int
+    raw: Readings
 
     @property
     def due(self) -> list[Due]:
@@ -122,17 +123,17 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Builder:
-    """Gathers steps and gives them out in batches of at most `size` windows."""
+    """Gathers steps and gives them out in batches of at most `size` windows, transformed by then."""
 
     def __init__(self, size: int, transform: Transform) -> None:
-        self._size = size
-        self._transform = transform
+        self.size = size
+        self.transform = transform
         self._steps: deque[tuple[Step, Readings | None]] = deque()
         self._windows = 0
 
     @property
     def full(self) -> bool:
-        return self._windows >= self._size
+        return self._windows >= self.size
 
     @property
     def empty(self) -> bool:
@@ -168,7 +169,7 @@ class Builder:
         """The next batch, transformed. applied: seq of the newest entry applied."""
         steps: list[Step] = []
         windows: list[Readings] = []
-        while self._steps and (self._steps[0][1] is None or len(windows) < self._size):
+        while self._steps and (self._steps[0][1] is None or len(windows) < self.size):
             step, window = self._steps.popleft()
             steps.append(step)
             if window is not None:
@@ -176,5 +177,6 @@ class Builder:
         self._windows -= len(windows)
         # An entry whose windows did not all fit is answered by the batch that holds its last one.
         upto = self._steps[0][0].seq - 1 if self._steps else applied
-        done = self._transform.apply(self._transform.gather(windows))
-        return Batch(done.x, steps, done.marks, upto)
+        raw = self.transform.gather(windows)
+        done = self.transform.apply(raw)
+        return Batch(done.x, steps, done.marks, upto, raw)

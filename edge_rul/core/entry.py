@@ -19,9 +19,18 @@ from edge_rul.core.topic import Asset
 from edge_rul.errors import Reason
 
 AssetEntry = Reading | Command | Stale
-Entry = AssetEntry | Refused
 
-_READING, _RESET, _REFUSED, _COMMAND, _STALE = range(5)  # _RESET: a command of 0.1, without who and why
+
+class BundleChange(msgspec.Struct, frozen=True):
+    """Another bundle, or the same on another engine, answers what comes after. name, sha256: of its manifest."""
+
+    name: str
+    sha256: str
+
+
+Entry = AssetEntry | Refused | BundleChange
+
+_READING, _RESET, _REFUSED, _COMMAND, _STALE, _BUNDLE = range(6)  # _RESET: a command of 0.1, without who and why
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -29,6 +38,8 @@ def pack(entry: Entry) -> bytes:
     """The entry as a journal keeps it: an array in MessagePack, values as little-endian float32."""
     if isinstance(entry, Refused):
         return _encode((_REFUSED, *msgspec.structs.astuple(entry)))
+    if isinstance(entry, BundleChange):
+        return _encode((_BUNDLE, entry.name, entry.sha256))
     asset = (entry.asset.name, entry.asset.levels)
     if isinstance(entry, Command):
         return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to))
@@ -45,6 +56,8 @@ def unpack(data: bytes) -> Entry:
         if kind == _REFUSED:
             reason, topic, problem, payload, size, reply_to = rest
             return Refused(Reason(reason), topic, problem, payload, size, _reply_to(reply_to))
+        if kind == _BUNDLE:
+            return BundleChange(*map(str, rest))
         name, levels, *rest = rest
         asset = Asset(name, tuple((str(key), str(value)) for key, value in levels))
         if kind == _RESET:

@@ -91,7 +91,7 @@ class Lives:
     def __init__(self, rings: Rings, limit: int, ranges: Ranges | None = None) -> None:
         self._rings = rings
         self._limit = limit
-        self._ranges = ranges
+        self.ranges = ranges
         self._lives: dict[Asset, _Life] = {}
         self._free: list[int] = []  # rows of assets that are gone or evicted
         self._away: set[Asset] = set()  # evicted
@@ -119,9 +119,9 @@ class Lives:
 
     def apply(self, reading: Reading) -> Applied | Reason:
         """Put the reading into its asset's ring, or say why not."""
-        if self._ranges is None:
+        if self.ranges is None:
             return self._apply(reading)
-        if (checked := self._ranges.apply(reading.values)) is None:
+        if (checked := self.ranges.apply(reading.values)) is None:
             return Reason.OUT_OF_RANGE
         values, invalid = checked
         if not invalid:

@@ -21,7 +21,7 @@ from edge_rul.core.alarm import Alarms, Change, Rule
 from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed, Stands
 from edge_rul.core.command import Command, Reply, ReplyTo
 from edge_rul.core.dead_letter import Refused
-from edge_rul.core.entry import AssetEntry, Entry
+from edge_rul.core.entry import AssetEntry, BundleChange, Entry
 from edge_rul.core.life import Applied, Lives
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message, Outgoing, iso, withdrawn
@@ -105,7 +105,7 @@ class Pipeline:
         """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
         row that may be held. max_hold: for each input, readings in a row for which a window may hold it. ranges: what
         values may be. stale_after: seconds without a reading after which an asset is stale; None lets none be."""
-        self._model = model
+        self.model = model
         self._window = window
         self._silences = Silences(stale_after)
         self._now = 0.0  # the caller's clock at the last `fill`
@@ -128,6 +128,7 @@ class Pipeline:
         self._retained: dict[str, Message] = {}  # topic -> the newest that went out unretained while catching up
         self._restored: dict[Asset, int] = {}  # asset -> seq of the snapshot that it was restored from
         self.applied = 0  # seq of the newest entry applied
+        self._change: BundleChange | None = None  # that was reached; nothing is applied until it is made
         self.counts: Counter[str] = Counter()
         self.dropped: Counter[Reason] = Counter()
 
@@ -146,6 +147,31 @@ class Pipeline:
     def idle(self) -> bool:
         """Whether no window waits for the next batch."""
         return self._builder.empty
+
+    @property
+    def changes(self) -> bool:
+        """Whether a change of bundle was reached, and everything before it was given out."""
+        return self._change is not None and self.idle
+
+    def resume(self) -> BundleChange:
+        """The change that was reached; what comes after it may be applied."""
+        assert self._change is not None
+        change, self._change = self._change, None
+        return change
+
+    @property
+    def transform(self) -> Transform:
+        return self._builder.transform
+
+    def serve(self, model: Model, transform: Transform, max_batch: int) -> None:
+        """Another bundle or engine answers from the next batch on. Its windows are those that there are."""
+        self.model = model
+        self._builder.transform, self._builder.size = transform, max_batch
+
+    def transformed_again(self, batch: Batch) -> Batch:
+        """The batch as it is for the bundle that serves now."""
+        done = self.transform.apply(batch.raw)
+        return msgspec.structs.replace(batch, x=done.x, marks=done.marks)
 
     def begin(self, *, replay_from: int, answered: int, catch_up: int) -> None:
         """After a restart: entries from `replay_from` on are applied again, those up to `answered` are not answered.
@@ -187,12 +213,15 @@ class Pipeline:
     def fill(self, tail: Tail, durable: int, *, now: float = 0.0, latest: bool = False) -> Batch | None:
         """Apply entries in order of seq until a batch is full or nothing more may be answered. None where none was.
 
-        durable: seq up to which entries are committed. now: monotonic seconds. latest: apply all that is at hand, and
-        keep of each asset's due windows only the newest, which says how many were skipped.
+        A change of bundle ends the batch. durable: seq up to which entries are committed. now: monotonic seconds.
+        latest: apply all that is at hand, and keep of each asset's due windows only the newest, which says how many
+        were skipped.
         """
         self._now = now
         started = not self._builder.empty
-        while (latest or not self._builder.full) and (numbered := tail.pop(durable)) is not None:
+        while (
+            self._change is None and (latest or not self._builder.full) and (numbered := tail.pop(durable)) is not None
+        ):
             started = True
             self.applied = numbered.seq
             self._take(numbered.seq, numbered.entry)
@@ -203,7 +232,9 @@ class Pipeline:
         return self._builder.take(self.applied)
 
     def _take(self, seq: int, entry: Entry) -> None:
-        if isinstance(entry, Refused):
+        if isinstance(entry, BundleChange):
+            self._change = entry
+        elif isinstance(entry, Refused):
             if seq > self._answered:
                 self._builder.add(Letter(seq, dead_letter.of_refused(entry), settled=True))
                 if entry.reply_to is not None:
@@ -339,7 +370,7 @@ class Pipeline:
         return done
 
     def _answer(self, done: Completed, due: Due, rul: float, logits: Array, marks: Marks) -> None:
-        prediction = predict(due, rul, logits, marks, iso(due.time), self._model)
+        prediction = predict(due, rul, logits, marks, iso(due.time), self.model)
         if prediction is None:
             self.dropped[Reason.ENGINE_NOT_FINITE] += 1
             done.unanswered.append(due)

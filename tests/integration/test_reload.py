@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,17 +14,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paho.mqtt.client as paho
 import pytest
 from conftest import Broker
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_rul.bundle import Bundle
+from bundles import bundle_parts, make_bundle
+from edge_rul import bundle as bundles
+from edge_rul.adapters.journal_file import FILE
+from edge_rul.adapters.journal_reader import read_journal
+from edge_rul.bundle import Bundle, Golden
 
 ASSETS = ("fan", "pump")
 FIRST = """
 bundle: {bundle}
 mqtt: {{host: 127.0.0.1, port: {port}}}
+engine: onnxruntime
 topics: {{readings: ["old/{{asset}}/cycle"]}}
 alarms:
   - {{name: low, watch: rul, below: 120, priority: high}}
@@ -32,6 +39,7 @@ alarms:
 SECOND = """
 bundle: {bundle}
 mqtt: {{host: 127.0.0.1, port: {port}}}
+engine: onnxruntime
 topics:
   readings: ["old/{{asset}}/cycle", "new/{{asset}}/cycle"]
   prediction: "moved/{{asset}}/rul"
@@ -191,8 +199,8 @@ def test_a_reload_that_is_refused_changes_nothing(
     peer.load()
     peer.wait_for_more()
     refused = [
-        (good.replace("old/", "x{"), "edge-rul.yaml:4: topics.readings[0]: "),
-        (good + "limits: {assets: 7}\n", "edge-rul.yaml:8: limits: has changed, and cannot while the daemon serves"),
+        (good.replace("old/", "x{"), "edge-rul.yaml:5: topics.readings[0]: "),
+        (good + "limits: {assets: 7}\n", "edge-rul.yaml:9: limits: has changed, and cannot while the daemon serves"),
         (good.replace("port:", "keepalive: 7, port:"), "edge-rul.yaml:3: mqtt: has changed"),
         (good.replace('"old/', '"{line}/old/'), "topics.prediction: "),
         (good.replace("below: 120}", "below: 200}"), "alarms[1].below: below + deadband is 200, above the bundle's"),
@@ -211,6 +219,72 @@ def test_a_reload_that_is_refused_changes_nothing(
     for asset in ASSETS:
         assert peer.cycles(asset) == list(range(5, last + 1))
     daemon.end()
+
+
+def test_another_bundle_takes_over_between_two_readings(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    other = make_bundle(tmp_path / "other", seed=1, name="other")
+    first = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port)
+    daemon = start(first)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    peer.load()
+    peer.wait_for_more()
+    broken = tmp_path / "broken"
+    shutil.copytree(other.path, broken)
+    (broken / "golden.safetensors").write_bytes(b"")
+    lying = bundles.write(tmp_path / "lying", **lie(bundle_parts(seed=1)))
+    for bundle, problem in (
+        (broken, "golden.safetensors: 0 bytes with sha256"),
+        (lying.path, "verify golden windows"),
+        (make_bundle(tmp_path / "longer", window=6).path, "its window: 6, expected 5"),
+        (make_bundle(tmp_path / "more", inputs=("a", "b", "d")).path, "its inputs: ['a', 'b', 'd'], expected ['a', "),
+    ):
+        daemon.reload(first.replace(str(tiny_bundle.path), str(bundle)))
+        peer.wait(problem, lambda text=problem: text in str(peer.retained["edge-rul/status"]["reload"]))
+        peer.wait_for_more()
+    assert peer.retained["edge-rul/status"]["bundle"]["sha256"] == tiny_bundle.sha256
+
+    daemon.reload(first.replace(str(tiny_bundle.path), str(other.path)))
+    peer.wait("other", lambda: peer.retained["edge-rul/status"]["bundle"]["name"] == "other")
+    assert peer.retained["edge-rul/status"]["words"].startswith("other on ")
+    peer.wait_for_more()
+    last = peer.calm()
+    peer.wait("the last answers", lambda: all(peer.cycles(asset)[-1] == last for asset in ASSETS))
+    for asset in ASSETS:
+        assert peer.cycles(asset) == list(range(5, last + 1))
+        answered = [p["bundle"]["sha256"] for t, p in peer.heard if p and t == f"edge-rul/{asset}/prediction"]
+        swap = answered.index(other.sha256)
+        assert set(answered[:swap]) == {tiny_bundle.sha256}
+        assert set(answered[swap:]) == {other.sha256}
+    daemon.end()
+    with read_journal(tmp_path / "state" / FILE) as kept:
+        assert len(kept.assets()) == len(ASSETS)
+
+
+def test_where_the_windows_may_begin_anew_a_bundle_that_differs_is_taken(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """In the same process, so that its manager sees a reload."""
+    first = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port)
+    daemon = start(first)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    peer.load()
+    peer.wait_for_more()
+    other = make_bundle(tmp_path / "other", window=6, inputs=("d", "e", "f"), name="other")
+    more = "service: {restart_windows: true}\n"
+    daemon.reload(first.replace(str(tiny_bundle.path), str(other.path)) + more)
+    peer.wait("other", lambda: peer.retained["edge-rul/status"]["bundle"]["name"] == "other")
+    peer.wait_for_more()
+    assert daemon.process.poll() is None
+    assert peer.retained["edge-rul/pump/prediction"]["bundle"]["sha256"] == other.sha256
+    peer.calm()
+    daemon.end()
+
+
+def lie(parts: dict[str, Any]) -> dict[str, Any]:
+    golden = parts["golden"]
+    return {**parts, "golden": Golden(golden.windows, golden.rul + np.float32(1), golden.logits)}
 
 
 def test_the_manager_is_told_of_a_reload_with_its_time(

@@ -52,6 +52,7 @@ _GAUGES = {
     "connected": ("mqtt_connected", "1 while connected to the broker"),
     "uptime": ("uptime_seconds", "Time since the start"),
 }
+GpuMemory = Callable[[], tuple[int, int]]
 
 
 class Metrics(Collector):
@@ -65,14 +66,14 @@ class Metrics(Collector):
         source: Source | None = None,
         *,
         starts: tuple[int, int] = (1, 0),
-        gpu_memory: Callable[[], tuple[int, int]] | None = None,
+        gpu_memory: GpuMemory | None = None,
         asset_series: bool = False,
     ) -> None:
         self.info = info
         self.statistics: Statistics | None = None
         self._source = source
         self.starts = starts
-        self._gpu_memory = gpu_memory
+        self.gpu_memory = gpu_memory
         self._asset_series = asset_series
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -113,9 +114,9 @@ class Metrics(Collector):
         )
         if self.statistics is not None:
             yield from _of_statistics(msgspec.structs.asdict(self.statistics))
-        if self._gpu_memory is not None:
+        if self.gpu_memory is not None:
             with contextlib.suppress(EdgeRulError):  # the worker meets a lost GPU, and tells of it
-                used, total = self._gpu_memory()
+                used, total = self.gpu_memory()
                 yield GaugeMetricFamily("edge_rul_gpu_memory_used_bytes", "GPU memory in use, by anybody", value=used)
                 yield GaugeMetricFamily("edge_rul_gpu_memory_bytes", "GPU memory in all", value=total)
         if self._source is not None:

@@ -27,7 +27,7 @@ import bottle
 from cheroot import wsgi
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 
-from edge_rul.adapters.http.metrics import Metrics
+from edge_rul.adapters.http.metrics import GpuMemory, Metrics
 from edge_rul.adapters.http.pages import Catalogue, Pages
 from edge_rul.errors import EXIT_CONFIG, EdgeRulError
 from edge_rul.log import Summary
@@ -101,8 +101,9 @@ class HttpServer:
         self._thread = threading.Thread(target=self._server.serve, name="http", daemon=True)
         self._thread.start()
 
-    def show(self, catalogue: Catalogue) -> None:
-        """What the pages say of the bundle and its limits from now on."""
+    def show(self, catalogue: Catalogue, info: dict[str, str], gpu_memory: GpuMemory | None) -> None:
+        """What pages and metrics say of the bundle, its engine and its limits from now on."""
+        self.metrics.info, self.metrics.gpu_memory = info, gpu_memory
         if self._pages is not None:
             self._pages.catalogue = catalogue
 

@@ -1,0 +1,86 @@
+"""The engine that answers, and its successor: put in between two batches, and taken out where its first one fails.
+
+    propose -> the journal has the change as an entry -> the pipeline has answered all that came before it -> succeed
+
+Owns which engine is asked, and for how long the one before is kept. Must not know a bundle's files, nor why it changes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edge_rul.core.batch import Batch
+from edge_rul.core.entry import BundleChange
+from edge_rul.core.normalise import Array
+from edge_rul.core.pipeline import Pipeline
+from edge_rul.core.prediction import Model
+from edge_rul.core.transform import Transform
+from edge_rul.engines import Engine, infer_all
+from edge_rul.errors import EXIT_INTERNAL, EngineError
+
+
+class Answerer(NamedTuple):
+    """An engine with what the core has to know of its bundle."""
+
+    engine: Engine
+    model: Model
+    transform: Transform
+
+
+class Succession:
+    """current: who answers. failure: why the last successor was taken out again, "" where it was not."""
+
+    def __init__(self, pipeline: Pipeline, engine: Engine) -> None:
+        self._pipeline = pipeline
+        self.current = Answerer(engine, pipeline.model, pipeline.transform)
+        self._next: Answerer | None = None
+        self._before: Answerer | None = None  # until its successor has answered its first window
+        self.failure = ""
+
+    def propose(self, successor: Answerer) -> BundleChange:
+        """The entry at which it takes over."""
+        self._next, self.failure = successor, ""
+        return BundleChange(successor.model.bundle.name, successor.model.bundle.sha256)
+
+    def succeed(self) -> None:
+        """The pipeline has reached a change, and all before it is answered."""
+        change = self._pipeline.resume()
+        # One that came before a restart changes nothing: the bundle of the configuration answers all.
+        if self._next is None or self._next.model.bundle.sha256 != change.sha256:
+            return
+        if self._next.engine is not self.current.engine:  # it is, where the one before was put back already
+            self._forget_before()
+            self._before = self.current
+            self._put(self._next)
+        self._next = None
+
+    def infer(self, batch: Batch) -> tuple[Batch, Array, Array]:
+        """The batch as it was answered, rul (B,) and logits (B, C). Raises EngineError."""
+        try:
+            rul, logits = self.current.engine.infer(batch.x)
+        except EngineError as e:
+            if self._before is None:
+                e.exit_code = EXIT_INTERNAL  # it passed its check at the start: a restart may help
+                raise
+            self.failure = str(e)
+            self.current.engine.close()
+            self._put(self._before)
+            self._before = None
+            batch = self._pipeline.transformed_again(batch)
+            rul, logits = infer_all(self.current.engine, batch.x)
+        if len(batch.x):
+            self._forget_before()
+        return batch, rul, logits
+
+    def close(self) -> None:
+        self._forget_before()
+        self.current.engine.close()
+
+    def _put(self, answerer: Answerer) -> None:
+        self.current = answerer
+        self._pipeline.serve(answerer.model, answerer.transform, answerer.engine.max_batch)
+
+    def _forget_before(self) -> None:
+        if self._before is not None:
+            self._before.engine.close()
+            self._before = None
