@@ -50,7 +50,8 @@ class AnswerLog:
                 error=reply.error,
             )
         for change in done.changes:
-            if change.event is not None:
+            # What an operator did is logged as the command, with who and why.
+            if change.event in (Transition.RAISED, Transition.CLEARED):
                 (self._log.warning if change.event is Transition.RAISED else self._log.info)(
                     "alarm_raised" if change.event is Transition.RAISED else "alarm_cleared",
                     **_key(change.asset, change.status.life, change.cycle),

@@ -92,7 +92,10 @@ class Scorer:
         rows = []
         for seq, entry in ((n.seq, n.entry) for n in entries):
             if isinstance(entry, Command) and entry.asset in self.lives:
-                (self.lives.reset if entry.action == "reset" else self.lives.remove)(entry.asset)
+                if entry.action == "reset":
+                    self.lives.reset(entry.asset)
+                elif entry.action == "remove":
+                    self.lives.remove(entry.asset)
             if not isinstance(entry, Reading):
                 continue
             applied = self.lives.apply(entry)

@@ -75,7 +75,7 @@ def test_the_readings_and_commands_shown_are_taken() -> None:
         assert decoded.entries
     shown = blocks(TOPICS.partition("## In: commands")[2].partition("\n## ")[0], "json")
     commands = [text for text in shown if "edge-rul/reply" not in text]
-    assert len(commands) == 2
+    assert len(commands) == 4
     for payload in commands:
         decoded = decoder.decode("edge-rul/command", payload.encode(), 0)
         assert decoded.rejected == []

@@ -17,7 +17,7 @@ from paho.mqtt import publish
 
 from edge_rul import cli
 from edge_rul.bundle import Bundle
-from edge_rul.errors import EXIT_CONFIG, EXIT_FOUND, EXIT_INTERNAL, EXIT_OK, EXIT_REFUSED
+from edge_rul.errors import EXIT_CONFIG, EXIT_FOUND, EXIT_INTERNAL, EXIT_OK, EXIT_REFUSED, EXIT_USAGE
 
 Main = Callable[..., tuple[int, str, str]]
 VALUES = {"values": [1.0, 2.0, 3.0]}
@@ -202,6 +202,17 @@ def test_an_asset_is_reset_and_removed_and_the_answer_is_waited_for(
     code, out, err = main("asset", "remove", asset, *ask)
     assert (code, out) == (EXIT_FOUND, "")
     assert "the daemon refuses: the daemon knows no such asset" in err
+    code, _, err = main("asset", "ack", asset, *ask, "--alarm", "rul_low")
+    assert code == EXIT_FOUND
+    assert "the daemon knows no such asset" in err
+    retain(broker, f"plant/{asset}/cycle", {"cycle": 1, **VALUES})
+    code, _, err = main("asset", "shelve", asset, *ask, "--cycles", "5")
+    assert code == EXIT_FOUND
+    assert "its window is not full yet" in err
+    assert (
+        main("asset", "shelve", asset, *ask)[0] == main("asset", "ack", asset, *ask, "--cycles", "1")[0] == EXIT_USAGE
+    )
+    assert main("asset", "reset", asset, *ask, "--alarm", "rul_low")[0] == EXIT_USAGE
     code, _, err = main("asset", "reset", asset, *ask, "--level", "line=A")
     assert code == EXIT_FOUND
     assert "levels is" in err

@@ -775,3 +775,26 @@ def test_the_answers_are_those_of_the_engine(rig: Rig) -> None:
     (prediction,) = rig.transport.predictions()
     np.testing.assert_allclose(prediction["rul"], 43.0, atol=1e-4)
     assert prediction["journal"] == "j"
+
+
+def test_what_an_operator_did_to_an_alarm_survives_a_crash(rig: Rig) -> None:
+    def states() -> list[tuple[str, bool, int | None]]:
+        found = [json.loads(m.payload) for m in rig.transport.sent if "/a/" in m.topic and m.payload]
+        return [(a["state"], a["acknowledged"], a["shelved_until"]) for a in found]
+
+    for cycle in range(1, 5):
+        rig.transport.put(reading(cycle, -30.0))
+    rig.transport.command("ack", "x", alarm="low")
+    rig.transport.command("shelve", "x", cycles=2)
+    rig.settle(10.0)
+    rig.settle(10.0)  # what had waited for the disk went out, and the watermark follows
+    assert rig.transport.replies() == [("ack", True), ("shelve", True)]
+    assert states()[-2:] == [("active", True, None), ("active", True, 6)]
+    assert rig.transport.events() == ["x/0/3/low/raised", "x/0/4/low/acknowledged", "x/0/4/low/shelved"]
+    rig.crash()
+    rig.transport.sent.clear()
+    for cycle, p in ((5, 90.0), (6, 90.0), (7, -30.0)):
+        rig.transport.put(reading(cycle, p))
+    rig.settle()
+    assert states() == [("normal", False, 6), ("normal", False, None), ("active", False, None)]
+    assert rig.transport.events() == ["x/0/6/low/unshelved", "x/0/7/low/raised"]

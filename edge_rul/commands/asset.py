@@ -14,14 +14,16 @@ from typing import Any
 
 import msgspec
 
-from edge_rul.commands.arguments import add_levels, seconds
+from edge_rul.commands.arguments import add_levels, seconds, usage, whole
 from edge_rul.commands.visiting import add_visit, visit
 from edge_rul.errors import EXIT_FOUND, EXIT_OK
 
-HELP = "reset or remove an asset, by the command topic"
+HELP = "reset or remove an asset, acknowledge or shelve its alarms, by the command topic"
 _ACTIONS = {
     "reset": "it was overhauled or replaced: its next reading begins a life",
     "remove": "it is no more: its window, alarms and retained states go",
+    "ack": "somebody knows of its alarm",
+    "shelve": "no events of its alarm for so many cycles",
 }
 _WAIT = 10.0  # seconds
 
@@ -31,6 +33,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("asset", metavar="ASSET")
     add_visit(parser)
     add_levels(parser)
+    parser.add_argument("--alarm", metavar="NAME", help="for ack and shelve: one alarm (all of the asset's)")
+    parser.add_argument("--cycles", type=whole(0, 1_000_000), metavar="N", help="for shelve: how many; 0 ends it")
     parser.add_argument("--why", required=True, metavar="TEXT", help="kept with the command: a work order, a reason")
     parser.add_argument("--who", default=None, metavar="NAME", help="kept with the command (you, on this machine)")
     parser.add_argument("--wait", type=seconds, default=_WAIT, metavar="S", help=f"for the answer ({_WAIT:g})")
@@ -40,6 +44,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from edge_rul.config import load_settings
 
+    if args.alarm is not None and args.action not in ("ack", "shelve"):
+        return usage("asset", f"{args.action} takes no --alarm")
+    if (args.cycles is not None) != (args.action == "shelve"):
+        return usage("asset", "shelve takes --cycles N, and nothing else does")
     settings, source = load_settings(args.config)
     if settings.topics.command is None:
         raise source.error("topics.command", "the daemon takes no commands", "name a topic, and restart it")
@@ -49,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         **{"command": args.action, "asset": args.asset, "levels": dict(args.level)},
         **{"who": args.who or _who(), "why": args.why, "reply_to": reply_to, "id": token},
     }
+    command |= {key: value for key in ("alarm", "cycles") if (value := getattr(args, key)) is not None}
     with visit(args, settings, source) as there:
         if refused := there.subscribe([reply_to]):
             print(f"edge-rul asset: the broker lets us not read the answer: {refused[reply_to]}", file=sys.stderr)

@@ -4,11 +4,13 @@ Owns the rules, the state table and every asset's alarm states. Data in, events 
 order of their cycles, and answers with what changed. Delays count cycle numbers, so that an alarm does not depend on
 when a reading came. Knows no clock and no topic.
 
-The first form of the operator's life cycle (ISA-18.2, IEC 62682): acknowledging and shelving are not in it yet.
+What an operator does beside it (ISA-18.2, IEC 62682): an alarm that is acknowledged is known until it clears; one that
+is shelved, for so many cycles and never for ever, goes on moving in silence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Literal
 
@@ -44,6 +46,9 @@ class Signal(str, Enum):
 class Transition(str, Enum):
     RAISED = "raised"
     CLEARED = "cleared"
+    ACKNOWLEDGED = "acknowledged"
+    SHELVED = "shelved"
+    UNSHELVED = "unshelved"
 
 
 # (state, signal) -> (next state, event). A pair that is not here changes nothing. An on-delay wants the condition
@@ -106,12 +111,23 @@ Rule = RulAlarm | HealthAlarm
 
 class Status(msgspec.Struct, frozen=True):
     """One alarm of one asset. since: the cycle at which `state` began. value: what the rule looked at then;
-    not at every cycle since, of which a restart knows nothing."""
+    not at every cycle since, of which a restart knows nothing.
+
+    acknowledged: somebody knows of it; only while it is an alarm. shelved_until: the cycle from which on its events are
+    told again.
+    """
 
     state: State
     life: int
     since: int
     value: float
+    acknowledged: bool = False
+    shelved_until: int | None = None
+
+    @property
+    def on(self) -> bool:
+        """Whether it is an alarm."""
+        return self.state in (State.ACTIVE, State.CLEARING)
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -143,7 +159,7 @@ class Alarms:
             signal, value = rule.signal(rul, probabilities)
             new, event = _step(old or Status(State.NORMAL, life, cycle, value), rule, signal, life, cycle, value)
             row[index] = new
-            if old is None or new.state is not old.state:
+            if old is None or new.state is not old.state or new.shelved_until != old.shelved_until:
                 changes.append(Change(asset, rule, new, cycle, time, event))
         return changes
 
@@ -187,9 +203,50 @@ class Alarms:
             if old is None:
                 continue
             state, event = TABLE.get((old.state, Signal.NEW_LIFE), (old.state, None))
-            row[index] = Status(state, life, cycle, old.value)
-            if state is not old.state:
-                changes.append(Change(asset, rule, row[index] or old, cycle, time, event))
+            row[index] = new = Status(state, life, cycle, old.value)
+            if state is not old.state or old.shelved_until is not None:
+                told = event if old.shelved_until is None else Transition.UNSHELVED
+                changes.append(Change(asset, rule, new, cycle, time, told))
+        return changes
+
+    def acknowledge(self, asset: Asset, alarm: str, cycle: int) -> list[Change]:
+        """Of one alarm, or of all that stand where `alarm` is empty. cycle: the asset's newest.
+
+        Raises ValueError that says why there is nothing to acknowledge.
+        """
+
+        def known(status: Status) -> Status | None:
+            return msgspec.structs.replace(status, acknowledged=True) if status.on and not status.acknowledged else None
+
+        if not (changes := self._tend(asset, alarm, cycle, Transition.ACKNOWLEDGED, known)):
+            raise ValueError("nothing to acknowledge: no such alarm is on, or somebody acknowledged it already")
+        return changes
+
+    def shelve(self, asset: Asset, alarm: str, cycle: int, cycles: int) -> list[Change]:
+        """Keep quiet about it for the next `cycles`; 0 ends that now. Raises ValueError."""
+        until = cycle + cycles if cycles else None
+
+        def shelved(status: Status) -> Status | None:
+            new = msgspec.structs.replace(status, shelved_until=until)
+            return new if new != status else None
+
+        event = Transition.SHELVED if cycles else Transition.UNSHELVED
+        if not (changes := self._tend(asset, alarm, cycle, event, shelved)):
+            raise ValueError("nothing to shelve: no alarm has a state yet, or all stand like this already")
+        return changes
+
+    def _tend(
+        self, asset: Asset, alarm: str, cycle: int, event: Transition, tended: Callable[[Status], Status | None]
+    ) -> list[Change]:
+        """tended: the status after what the operator did, None where it does not apply."""
+        if alarm and alarm not in self.names:
+            raise ValueError(f"there is no alarm {alarm!r}; there are {', '.join(self.names) or 'none'}")
+        changes = []
+        row = self._states.get(asset, [])
+        for index, (old, rule) in enumerate(zip(row, self.rules, strict=False)):
+            if old is not None and alarm in ("", rule.name) and (new := tended(old)) is not None:
+                row[index] = new
+                changes.append(Change(asset, rule, new, cycle, None, event))
         return changes
 
 
@@ -202,4 +259,11 @@ def _step(
     if delay is not None and cycle - since >= delay:
         state, event = TABLE[state, Signal.ELAPSED]
         since = cycle
-    return Status(state, life, since, old.value if state is old.state else value), event
+    until = old.shelved_until
+    seen = old.value if state is old.state else value
+    new = Status(state, life, since, seen, shelved_until=until if until is not None and cycle < until else None)
+    if new.shelved_until is not None:
+        event = None  # it moves in silence
+    elif until is not None:
+        event = event or Transition.UNSHELVED
+    return msgspec.structs.replace(new, acknowledged=old.acknowledged and new.on), event

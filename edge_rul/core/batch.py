@@ -10,7 +10,7 @@ from collections import deque
 
 import msgspec
 
-from edge_rul.core.command import Reply, ReplyTo
+from edge_rul.core.command import Command, Reply, ReplyTo
 from edge_rul.core.dead_letter import DeadLetter
 from edge_rul.core.features import Readings
 from edge_rul.core.life import Answer
@@ -84,6 +84,15 @@ class Obeyed(msgspec.Struct, frozen=True):
     reply_to: ReplyTo | None
 
 
+class Tended(msgspec.Struct, frozen=True):
+    """An operator sees to the asset's alarms. cycle: its newest that was answered; None where there is none."""
+
+    seq: int
+    asset: Asset
+    command: Command
+    cycle: int | None
+
+
 class Removed(msgspec.Struct, frozen=True):
     """The asset is no more, and nothing that was retained of it. life, cycle: its last."""
 
@@ -101,7 +110,7 @@ class Stands(msgspec.Struct, frozen=True):
     standing: Standing
 
 
-Step = Due | NewLife | Letter | Obeyed | Removed | Stands
+Step = Due | NewLife | Letter | Obeyed | Tended | Removed | Stands
 
 
 class Batch(msgspec.Struct, frozen=True):

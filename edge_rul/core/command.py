@@ -16,7 +16,7 @@ import msgspec
 from edge_rul.core.topic import Asset, Template, name_problem, topic_problem
 from edge_rul.errors import BadMessage, Reason
 
-Action = Literal["reset", "remove"]
+Action = Literal["reset", "remove", "ack", "shelve"]
 _Short = Annotated[str, msgspec.Meta(max_length=256)]
 
 
@@ -30,8 +30,9 @@ class ReplyTo(msgspec.Struct, frozen=True, array_like=True):
 
 class Command(msgspec.Struct, frozen=True):
     """An entry. reset: the asset was overhauled or replaced, its next reading begins a life. remove: it is no more.
+    ack: somebody knows of its alarm. shelve: keep quiet about the alarm for so many cycles.
 
-    who, why: as the sender said.
+    who, why: as the sender said. alarm: its name, all of the asset's where it is empty. cycles: 0 ends the shelving.
     """
 
     action: Action
@@ -39,6 +40,8 @@ class Command(msgspec.Struct, frozen=True):
     who: str = ""
     why: str = ""
     reply_to: ReplyTo | None = None
+    alarm: str = ""
+    cycles: int = 0
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -66,6 +69,8 @@ class _Sent(msgspec.Struct, forbid_unknown_fields=True):
     why: _Short = ""
     reply_to: str | None = None
     id: _Short | None = None
+    alarm: _Short | None = None
+    cycles: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
 
 
 class _Address(msgspec.Struct):
@@ -119,8 +124,13 @@ class CommandReader:
         for name in (sent.asset, *sent.levels.values()):
             if wrong := name_problem(name):
                 raise BadMessage(Reason.BAD_COMMAND, topic, f"the name {name[:40]!r} {wrong}")
+        if sent.alarm is not None and sent.command not in ("ack", "shelve"):
+            raise BadMessage(Reason.BAD_COMMAND, topic, f"{sent.command} takes no alarm")
+        if (sent.cycles is not None) != (sent.command == "shelve"):
+            problem = "expected for how many cycles; 0 ends it" if sent.cycles is None else f"{sent.command} takes none"
+            raise BadMessage(Reason.BAD_COMMAND, topic, f"cycles: {problem}")
         asset = Asset(sent.asset, tuple((level, sent.levels[level]) for level in self._levels))
-        return Command(sent.command, asset, sent.who, sent.why, reply_to)
+        return Command(sent.command, asset, sent.who, sent.why, reply_to, sent.alarm or "", sent.cycles or 0)
 
 
 def reply(command: Command, error: str | None = None) -> Reply:

@@ -42,7 +42,8 @@ def pack(entry: Entry) -> bytes:
         return _encode((_BUNDLE, entry.name, entry.sha256))
     asset = (entry.asset.name, entry.asset.levels)
     if isinstance(entry, Command):
-        return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to))
+        of_alarm = entry.alarm, entry.cycles
+        return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to, *of_alarm))
     if isinstance(entry, Stale):
         return _encode((_STALE, *asset, entry.heard, entry.at))
     values = entry.values.astype("<f4", copy=False).tobytes()
@@ -63,8 +64,8 @@ def unpack(data: bytes) -> Entry:
         if kind == _RESET:
             return Command("reset", asset)
         if kind == _COMMAND:
-            action, who, why, reply_to = rest
-            return Command(action, asset, who, why, _reply_to(reply_to))
+            action, who, why, reply_to, *of_alarm = rest
+            return Command(action, asset, who, why, _reply_to(reply_to), *of_alarm)
         if kind == _STALE:
             return Stale(asset, *rest)
         if kind != _READING:

@@ -47,6 +47,7 @@ class AlarmState(msgspec.Struct, frozen=True):
     """The current state of one alarm of one asset. `active` and `clearing` are alarms; `raising` is not one yet.
 
     value: the RUL, or the probability, that the rule looked at. cycle: of the newest change, since it `state` holds.
+    acknowledged: somebody knows of the alarm. shelved_until: no events are told before this cycle.
     """
 
     schema: Literal["edge-rul/alarm/1"]
@@ -59,10 +60,15 @@ class AlarmState(msgspec.Struct, frozen=True):
     cycle: int
     ts: str | None
     value: float
+    acknowledged: bool = False
+    shelved_until: int | None = None
 
 
 class AlarmEvent(msgspec.Struct, frozen=True):
-    """An alarm was raised or cleared. id: the same for the same event, should it be published twice."""
+    """An alarm was raised or cleared, or an operator saw to it. `unshelved`: its time is over, or was ended.
+
+    id: the same for the same event, should it be published twice.
+    """
 
     schema: Literal["edge-rul/alarm-event/1"]
     id: str
@@ -70,7 +76,7 @@ class AlarmEvent(msgspec.Struct, frozen=True):
     levels: dict[str, str]
     alarm: str
     priority: Priority
-    event: Literal["raised", "cleared"]
+    event: Literal["raised", "cleared", "acknowledged", "shelved", "unshelved"]
     life: Annotated[int, msgspec.Meta(ge=0)]
     cycle: int
     ts: str | None
@@ -207,6 +213,8 @@ class Outgoing:
             cycle=change.cycle,
             ts=iso(change.time),
             value=status.value,
+            acknowledged=status.acknowledged,
+            shelved_until=status.shelved_until,
         )
         topic = self._alarm.format({**asset.fields(), "alarm": rule.name})
         messages.append(Message(topic, _encoder.encode(state), True, seq))

@@ -18,7 +18,7 @@ import msgspec
 
 from edge_rul.core import command, dead_letter
 from edge_rul.core.alarm import Alarms, Change, Rule
-from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed, Stands
+from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed, Stands, Tended
 from edge_rul.core.command import Command, Reply, ReplyTo
 from edge_rul.core.dead_letter import Refused
 from edge_rul.core.entry import AssetEntry, BundleChange, Entry
@@ -254,6 +254,11 @@ class Pipeline:
         asset = entry.asset
         step: NewLife | Removed | None = None
         error = None if asset in self.lives else "the daemon knows no such asset"
+        if error is None and entry.action in ("ack", "shelve"):
+            if seq > self._answered:
+                newest = self.lives.newest(asset)
+                self._builder.add(Tended(seq, asset, entry, newest[1].cycle if newest else None))
+            return
         if error is None and entry.action == "remove":
             step = Removed(seq, asset, *self.lives.remove(asset))
             self._silences.forget(asset)
@@ -350,9 +355,10 @@ class Pipeline:
                 done.messages += messages
             elif isinstance(step, Obeyed):
                 settled = False
-                done.replies.append(step.reply)
-                if step.reply_to is not None:
-                    done.messages.append(self._outgoing.reply(step.reply, step.reply_to, step.seq))
+                self._reply(done, step)
+            elif isinstance(step, Tended):
+                settled = False
+                self._tend(done, step)
             elif isinstance(step, Removed):
                 settled = False
                 self._remove(done, step)
@@ -385,6 +391,26 @@ class Pipeline:
             changes = self.alarms.predicted(due.asset, due.life, due.cycle, due.time, prediction.rul, probabilities)
             self._changed(done, due, changes)
 
+    def _reply(self, done: Completed, step: Obeyed) -> None:
+        done.replies.append(step.reply)
+        if step.reply_to is not None:
+            done.messages.append(self._outgoing.reply(step.reply, step.reply_to, step.seq))
+
+    def _tend(self, done: Completed, step: Tended) -> None:
+        """Here, and not where the command is taken: only among the answers does it meet the alarms as they stood."""
+        asked, error = step.command, None
+        try:
+            if step.cycle is None:
+                raise ValueError("its window is not full yet, so that no alarm has a state")
+            if asked.action == "ack":
+                changes = self.alarms.acknowledge(step.asset, asked.alarm, step.cycle)
+            else:
+                changes = self.alarms.shelve(step.asset, asked.alarm, step.cycle, asked.cycles)
+            self._changed(done, step, changes)
+        except ValueError as e:
+            error = str(e)
+        self._reply(done, Obeyed(step.seq, command.reply(asked, error), asked.reply_to))
+
     def _remove(self, done: Completed, step: Removed) -> None:
         """Alarms end with an event each; what was retained goes."""
         changes = self.alarms.new_life(step.asset, step.life, step.cycle, None)
@@ -396,7 +422,7 @@ class Pipeline:
         done.alarms.append(AlarmRow(step.seq, step.asset, b""))
         done.removed.append(step.asset)
 
-    def _changed(self, done: Completed, step: Due | NewLife, changes: list[Change]) -> None:
+    def _changed(self, done: Completed, step: Due | NewLife | Tended, changes: list[Change]) -> None:
         if changes:
             done.changes += changes
             done.messages.extend(self._in_order(message) for message in self._messages(changes, step.seq))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -152,3 +154,89 @@ def test_what_a_new_life_clears_says_the_same_after_a_restart() -> None:
     assert [c.status for c in kept.new_life(asset, 1, 1, None)] == [
         c.status for c in restarted.new_life(asset, 1, 1, None)
     ]
+
+
+# -- what an operator does --------------------------------------------------------------------------------------------
+
+
+def predict(alarms: Alarms, cycle: int, rul: float) -> list[Change]:
+    return alarms.predicted(ASSET, 0, cycle, None, rul, {})
+
+
+def told(changes: list[Change]) -> list[str | None]:
+    return [c.event.value if c.event else None for c in changes]
+
+
+PLAIN = RulAlarm(name="low", below=30)
+
+
+def test_an_alarm_is_acknowledged_until_it_clears() -> None:
+    alarms = Alarms([PLAIN])
+    for rul in (None, 50.0):
+        if rul is not None:
+            predict(alarms, 1, rul)
+        with pytest.raises(ValueError, match="nothing to acknowledge"):
+            alarms.acknowledge(ASSET, "", 1)
+    predict(alarms, 2, 20.0)
+    (change,) = alarms.acknowledge(ASSET, "low", 2)
+    assert (change.status.acknowledged, change.status.state, told([change])) == (True, State.ACTIVE, ["acknowledged"])
+    with pytest.raises(ValueError, match="acknowledged it already"):
+        alarms.acknowledge(ASSET, "low", 2)
+    with pytest.raises(ValueError, match="there is no alarm 'high'; there are low"):
+        alarms.acknowledge(ASSET, "high", 2)
+    assert predict(alarms, 3, 19.0) == [], "it goes on as it was"
+    restored = Alarms([PLAIN])
+    restored.load(ASSET, alarms.dump(ASSET))
+    (change,) = predict(restored, 4, 50.0)
+    assert (change.status.acknowledged, told([change])) == (False, ["cleared"])
+    (change,) = predict(restored, 5, 20.0)
+    assert (change.status.acknowledged, told([change])) == (False, ["raised"]), "the next one is not known yet"
+
+
+def test_a_shelved_alarm_moves_in_silence_and_not_for_ever() -> None:
+    alarms = Alarms([PLAIN])
+    predict(alarms, 1, 50.0)
+    (change,) = alarms.shelve(ASSET, "", 1, 3)
+    assert (change.status.shelved_until, told([change])) == (4, ["shelved"])
+    (change,) = predict(alarms, 2, 20.0)
+    assert (change.status.state, change.status.shelved_until, told([change])) == (State.ACTIVE, 4, [None])
+    restored = Alarms([PLAIN])
+    restored.load(ASSET, alarms.dump(ASSET))
+    assert predict(restored, 3, 20.0) == []
+    (change,) = predict(restored, 4, 20.0)
+    assert (change.status.state, change.status.shelved_until, told([change])) == (State.ACTIVE, None, ["unshelved"])
+    (change,) = predict(restored, 5, 50.0)
+    assert told([change]) == ["cleared"]
+
+
+def test_what_ends_shelving() -> None:
+    alarms = Alarms([PLAIN])
+    predict(alarms, 1, 20.0)
+    alarms.shelve(ASSET, "low", 1, 100)
+    (change,) = alarms.shelve(ASSET, "low", 1, 0)
+    assert (change.status.shelved_until, told([change])) == (None, ["unshelved"])
+    with pytest.raises(ValueError, match="nothing to shelve"):
+        alarms.shelve(ASSET, "low", 1, 0)
+    alarms.shelve(ASSET, "low", 1, 100)
+    (change,) = alarms.new_life(ASSET, 1, 0, None)
+    assert (change.status.state, change.status.shelved_until, told([change])) == (State.NORMAL, None, ["unshelved"])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ack", "shelve", "end", "rul"]), st.integers(0, 60)), max_size=40))
+def test_whatever_an_operator_does_the_alarm_itself_moves_as_it_would(steps: list[tuple[str, int]]) -> None:
+    rule = RulAlarm(name="low", below=30, deadband=5, on_delay=1, off_delay=2)
+    tended, alone = Alarms([rule]), Alarms([rule])
+    for cycle, (what, number) in enumerate(steps):
+        if what == "rul":
+            for alarms in (tended, alone):
+                predict(alarms, cycle, float(number))
+        else:
+            with contextlib.suppress(ValueError):
+                if what == "ack":
+                    tended.acknowledge(ASSET, "", cycle)
+                else:
+                    tended.shelve(ASSET, "", cycle, number if what == "shelve" else 0)
+        found = [change.status for change in tended.states(ASSET, 0)]
+        plain = [msgspec.structs.replace(s, acknowledged=False, shelved_until=None) for s in found]
+        assert plain == [change.status for change in alone.states(ASSET, 0)]
+        assert all(status.on or not status.acknowledged for status in found)

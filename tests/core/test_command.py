@@ -47,6 +47,9 @@ def test_a_command_says_who_and_why_and_where_the_answer_goes() -> None:
     assert isinstance(command, Command)
     assert command.reply_to == ReplyTo("answers/five", b"\x01", "7")
     assert decode({**RESET, "command": "remove"}).entries == [Command("remove", PUMP)]
+    assert decode({**RESET, "command": "ack"}).entries == [Command("ack", PUMP)]
+    shelve = {**RESET, "command": "shelve", "alarm": "low", "cycles": 5}
+    assert decode(shelve).entries == [Command("shelve", PUMP, alarm="low", cycles=5)]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,11 @@ def test_a_command_says_who_and_why_and_where_the_answer_goes() -> None:
     [
         (b"reset", "JSON"),
         ({**RESET, "command": "explode"}, "explode"),
+        ({**RESET, "alarm": "low"}, "reset takes no alarm"),
+        ({**RESET, "cycles": 5}, "reset takes none"),
+        ({**RESET, "command": "ack", "cycles": 5}, "ack takes none"),
+        ({**RESET, "command": "shelve"}, "for how many cycles"),
+        ({**RESET, "command": "shelve", "cycles": -1}, "cycles"),
         ({"command": "reset", "asset": "pump-1"}, "expected line"),
         ({**RESET, "levels": {"line": 3}}, "str"),
         ({**RESET, "asset": "a/b"}, "separates"),
