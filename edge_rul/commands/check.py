@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     m = bundle.manifest
     within = m.tolerance[engine.precision]
     say("configuration", args.config)
-    say("bundle", f"{m.name}, {len(m.inputs)} inputs, window {m.window}, sha256 {bundle.sha256[:12]}")
+    seen = f"{len(m.inputs)} inputs" + ("" if m.features is None else f", {len(m.features)} features")
+    say("bundle", f"{m.name}, {seen}, window {m.window}, sha256 {bundle.sha256[:12]}")
     say("engine", f"{engine.name} {engine.version}, {engine.precision}", *notes)
     answers = f"to within {within.rul:g} {m.rul.unit} and {within.logits:g} in logits"
     say("golden", f"{len(bundle.golden.rul)} windows answered {answers}")
