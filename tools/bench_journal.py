@@ -47,7 +47,7 @@ BYTES_LIMIT = 600.0  # for each reading, at 1,000 readings/s of 14 float32, snap
 RESTART_LIMITS = {10_000: 0.5, 100_000: 3.0}  # CPU seconds by number of assets
 RATE = 1000  # readings/s
 STEP = 0.01  # simulated seconds between two steps of the worker
-START = 1_767_225_600.0  # epoch seconds
+START = 1_700_000_000.0  # epoch seconds; no stamp lies ahead of a daemon with a real clock
 RUNS = 3
 
 

@@ -162,7 +162,7 @@ def served(bundle: bundles.Bundle, data: Path, tmp_path: Path) -> dict[tuple[str
             tail.append([Numbered(tail.last + i + 1, entry) for i, entry in enumerate(entries)])
             while (batch := pipeline.fill(tail, tail.last)) is not None:
                 for out in pipeline.complete(batch, *engine.infer(batch.x)).messages:
-                    if out.topic.endswith("/prediction"):
+                    if out.topic.endswith("/prediction") and out.payload:
                         told = json.loads(out.payload)
                         found[told["asset"], told["life"], told["cycle"]] = told
     return found
