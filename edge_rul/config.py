@@ -81,6 +81,7 @@ class Topics(_Settings, frozen=True):
     command: str | None = "edge-rul/command"
     statistics: str = "edge-rul/statistics"
     status: str = "edge-rul/status"
+    candidate: str | None = None
     daemon_alarm: str = "edge-rul/_daemon/alarm/{alarm}"
     dead_letter: str | None = "edge-rul/dead-letter"
 
@@ -213,6 +214,13 @@ class ServiceSettings(_Settings, frozen=True):
     restart_windows: bool = False
 
 
+class CandidateSettings(_Settings, frozen=True):
+    """A second bundle that scores the same windows, to be compared: of the same inputs, window and classes."""
+
+    bundle: str
+    engine: EngineName = "onnxruntime"  # in float32
+
+
 class Settings(_Settings, frozen=True):
     """The daemon's settings. Relative paths are relative to the configuration file's directory."""
 
@@ -228,6 +236,7 @@ class Settings(_Settings, frozen=True):
     journal: JournalSettings = JournalSettings()
     http: HttpSettings | None = None
     service: ServiceSettings = ServiceSettings()
+    candidate: CandidateSettings | None = None
     limits: Limits = Limits()
     log: LogSettings = LogSettings()
 
@@ -280,6 +289,7 @@ def _check_topics(topics: Topics, source: Source) -> None:
         "command": set(),
         "statistics": set(),
         "status": set(),
+        "candidate": of_asset,
         "daemon_alarm": {"alarm"},
         "dead_letter": set(),
     }

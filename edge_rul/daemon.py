@@ -33,6 +33,7 @@ from edge_rul.wiring import (
     check_bundle,
     first_status,
     labels,
+    open_candidate,
     open_engine_and_bundle,
     open_history,
     open_http,
@@ -97,6 +98,8 @@ def run(path: Path) -> int:
             observer=server.metrics if server else None,
             onlooker=history,
         )
+        if (candidate := open_candidate(settings, source, bundle, journal.id, log)) is not None:
+            worker.compare(candidate)
         assets = worker.restore()
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
         corrupt = journal.set_aside_why == "corrupt"

@@ -98,8 +98,11 @@ class Loop:
             self._publish_at = now + _PUBLISHED_EVERY
             statistics = self._worker.statistics()
             transport.send([self._board.outgoing.statistics(statistics)])
+            candidate = None if self._worker.candidate is None else self._worker.candidate.state
+            self._board.put(time.time(), candidate=candidate)
             if self._metrics is not None:
                 self._metrics.update(statistics)
+                self._metrics.candidate = candidate
         if now >= self._log_at:
             self._log_at = now + _LOGGED_EVERY
             self._log_statistics()

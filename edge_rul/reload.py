@@ -26,7 +26,7 @@ from edge_rul import log as logs
 from edge_rul.adapters import systemd
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.board import Board
-from edge_rul.bundle import Bundle, Manifest
+from edge_rul.bundle import Bundle
 from edge_rul.config import Settings, load_settings
 from edge_rul.core.outgoing import iso
 from edge_rul.core.status import Reloaded
@@ -35,7 +35,7 @@ from edge_rul.engines import Engine, model_of, verify
 from edge_rul.engines.choose import gpu_losses, open_configured
 from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EdgeRulError, EngineError
-from edge_rul.succession import Answerer
+from edge_rul.succession import Answerer, unlike
 from edge_rul.wiring import (
     build_decoder,
     build_outgoing,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from edge_rul.adapters.http.server import HttpServer
 
 # Sections that were handed to a thread, a socket or a file of their own. A restart loses nothing.
-_FIXED = ("mqtt", "journal", "http", "assets", "windows", "limits")
+_FIXED = ("candidate", "mqtt", "journal", "http", "assets", "windows", "limits")
 _RESTART = "systemctl restart edge-rul: nothing is lost, the broker keeps what comes meanwhile"
 
 
@@ -264,21 +264,6 @@ def read(serving: Serving, log: Any) -> Serving:
         return Serving(settings, source, serving.bundle, serving.engine)
     engine = open_configured(settings.engine, bundle, source.path.parent, lambda text: log.info("engine", note=text))
     return Serving(settings, source, bundle, engine, anew)
-
-
-def unlike(old: Manifest, new: Manifest) -> str:
-    """Why what the windows of one bundle hold is not what the other wants, or ""."""
-    for what, theirs, ours in (
-        ("inputs", [i.name for i in new.inputs], [i.name for i in old.inputs]),
-        ("window", new.window, old.window),
-        ("max_hold of the inputs", [i.max_hold for i in new.inputs], [i.max_hold for i in old.inputs]),
-        ("classes", [c.name for c in new.classes], [c.name for c in old.classes]),
-        ("RUL's unit", new.rul.unit, old.rul.unit),
-        ("need of the reading before", new.transform.changes, old.transform.changes),
-    ):
-        if theirs != ours:
-            return f"its {what}: {theirs}, expected {ours}"
-    return ""
 
 
 def levels(template: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from edge_rul.adapters.journal import Journal
 from edge_rul.answer_log import AnswerLog
 from edge_rul.arrivals import Arrivals
+from edge_rul.candidate import Candidate
 from edge_rul.config import ScoringSettings, Settings
 from edge_rul.core.alarm import Change
 from edge_rul.core.outgoing import Message
@@ -113,6 +114,7 @@ class Scoring:
         self._pledged_at = (0, clock.monotonic())  # what had been handed over, and when
         self._skipping = False
         self._skipped_at = 0.0
+        self.candidate: Candidate | None = None
         self.answered = 0
         self.alarm_rows: deque[AlarmRow] = deque()
 
@@ -146,6 +148,8 @@ class Scoring:
             wall = self._clock.wall()
             self._observer.answered(since_receipt, [wall - d.time / 1000 for d in batch.due if d.time is not None])
         self.alarm_rows.extend(done.alarms)
+        if self.candidate is not None:
+            self._outbound.send(self.candidate.answered(batch, done, busy=len(self._tail) > 0))
         self.answered = batch.upto
         self._arrivals.applied(self._pipeline.applied)
         if self._pipeline.changes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from edge_rul.bundle import Manifest
 from edge_rul.core.batch import Batch
 from edge_rul.core.entry import BundleChange
 from edge_rul.core.normalise import Array
@@ -84,3 +85,18 @@ class Succession:
         if self._before is not None:
             self._before.engine.close()
             self._before = None
+
+
+def unlike(old: Manifest, new: Manifest) -> str:
+    """Why what the windows of one bundle hold is not what the other wants, or ""."""
+    for what, theirs, ours in (
+        ("inputs", [i.name for i in new.inputs], [i.name for i in old.inputs]),
+        ("window", new.window, old.window),
+        ("max_hold of the inputs", [i.max_hold for i in new.inputs], [i.max_hold for i in old.inputs]),
+        ("classes", [c.name for c in new.classes], [c.name for c in old.classes]),
+        ("RUL's unit", new.rul.unit, old.rul.unit),
+        ("need of the reading before", new.transform.changes, old.transform.changes),
+    ):
+        if theirs != ours:
+            return f"its {what}: {theirs}, expected {ours}"
+    return ""

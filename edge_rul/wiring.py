@@ -21,18 +21,21 @@ from edge_rul.adapters.kernel_clock import synchronised
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.adapters.mqtt_tls import context
 from edge_rul.bundle import Bundle
-from edge_rul.config import Settings, Topics, templates
+from edge_rul.candidate import Candidate
+from edge_rul.config import EngineSettings, Settings, Topics, templates
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
 from edge_rul.core.outgoing import Outgoing, iso
 from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId
 from edge_rul.core.rate import Rates
+from edge_rul.core.status import Candidate as CandidateState
 from edge_rul.core.status import ServingEngine, Status, gpu_given_up, words
 from edge_rul.core.topic import Template
 from edge_rul.engines import Engine, model_of
 from edge_rul.engines.choose import device_of, open_configured
 from edge_rul.secrets import http_token, mqtt_password, refuse_open_secret
+from edge_rul.succession import Answerer, unlike
 from edge_rul.yaml_file import Source
 
 if TYPE_CHECKING:
@@ -119,6 +122,21 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         ranges=manifest.ranges,
         stale_after=None if settings.assets.stale_after == "never" else settings.assets.stale_after,
     )
+
+
+def open_candidate(settings: Settings, source: Source, bundle: Bundle, journal: str, log: Any) -> Candidate | None:
+    """The second bundle, where one is configured, verified. bundle: that serves. Raises as `open_engine_and_bundle`."""
+    if (wanted := settings.candidate) is None:
+        return None
+    other = bundles.load(source.file("candidate.bundle", wanted.bundle))
+    if anew := unlike(bundle.manifest, other.manifest):
+        raise source.error("candidate.bundle", f"it cannot score the windows of {bundle.manifest.name}: {anew}")
+    on = EngineSettings(name=wanted.engine, threads=settings.engine.threads, cache=settings.engine.cache)
+    engine = open_configured(on, other, source.path.parent, lambda text: log.info("engine", note=text))
+    model = model_of(other, engine, journal)
+    state = CandidateState(model.bundle, serving_engine(engine), 0, 0, None, None, None)
+    topic = templates(settings.topics).get("candidate")
+    return Candidate(Answerer(engine, model, other.manifest.transform), state, topic, log)
 
 
 def serving_fields(bundle: Bundle, engine: Engine, lost: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from edge_rul import daemon_alarms, intake, scoring
 from edge_rul.adapters.journal import Journal
 from edge_rul.answer_log import AnswerLog
 from edge_rul.arrivals import Arrivals
+from edge_rul.candidate import Candidate
 from edge_rul.config import Settings
 from edge_rul.core.alarm import Change
 from edge_rul.core.outgoing import Outgoing, Statistics, iso
@@ -193,6 +194,14 @@ class Worker:
         """Publish an alarm of the daemon's own."""
         self._alarms.publish(name, round(self._clock.wall() * 1000), active=active, value=value)
 
+    def compare(self, candidate: Candidate) -> None:
+        """Let a candidate score what is answered from now on."""
+        self._scoring.candidate = candidate
+
+    @property
+    def candidate(self) -> Candidate | None:
+        return self._scoring.candidate
+
     def change_bundle(self, successor: Answerer) -> None:
         """Let another answer, once all that came before is answered; `answerer` tells when."""
         entry = self._scoring.succession.propose(successor)
@@ -211,6 +220,8 @@ class Worker:
     def close(self) -> None:
         """Close the engines."""
         self._scoring.succession.close()
+        if self.candidate is not None:
+            self.candidate.close()
 
     def decode_by(self, decoder: Decoder) -> None:
         """Another decoder for what is taken in from now on, of the same inputs."""

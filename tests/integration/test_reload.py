@@ -225,11 +225,13 @@ def test_another_bundle_takes_over_between_two_readings(
     start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     other = make_bundle(tmp_path / "other", seed=1, name="other")
-    first = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port)
+    first = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port) + f"candidate: {{bundle: {other.path}}}\n"
     daemon = start(first)
     peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
     peer.load()
     peer.wait_for_more()
+    compared = peer.wait("a comparison", lambda: (peer.retained["edge-rul/status"]["candidate"] or {}).get("rul_mean"))
+    assert compared > 0
     broken = tmp_path / "broken"
     shutil.copytree(other.path, broken)
     (broken / "golden.safetensors").write_bytes(b"")

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from edge_rul.adapters.http.source import Source
 from edge_rul.core.fleet import PRIORITIES
 from edge_rul.core.outgoing import Statistics
+from edge_rul.core.status import Candidate
 from edge_rul.errors import EdgeRulError
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of its own for each, which nobody asks for
@@ -71,6 +72,7 @@ class Metrics(Collector):
     ) -> None:
         self.info = info
         self.statistics: Statistics | None = None
+        self.candidate: Candidate | None = None
         self._source = source
         self.starts = starts
         self.gpu_memory = gpu_memory
@@ -114,6 +116,8 @@ class Metrics(Collector):
         )
         if self.statistics is not None:
             yield from _of_statistics(msgspec.structs.asdict(self.statistics))
+        if self.candidate is not None:
+            yield from _of_candidate(self.candidate)
         if self.gpu_memory is not None:
             with contextlib.suppress(EdgeRulError):  # the worker meets a lost GPU, and tells of it
                 used, total = self.gpu_memory()
@@ -156,6 +160,18 @@ class Metrics(Collector):
         )
         if self._asset_series:
             yield from (rul, rank, seen)
+
+
+def _of_candidate(candidate: Candidate) -> Iterator[Any]:
+    yield CounterMetricFamily("edge_rul_candidate_windows", "Windows that both bundles answered", candidate.windows)
+    yield CounterMetricFamily("edge_rul_candidate_skipped", "Windows left out, as others waited", candidate.skipped)
+    for name, what, value in (
+        ("rul_mean_difference", "Mean absolute difference in RUL from what serves", candidate.rul_mean),
+        ("rul_largest_difference", "Largest absolute difference in RUL from what serves", candidate.rul_largest),
+        ("class_disagreement", "Share of the windows with another health class", candidate.disagreement),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(f"edge_rul_candidate_{name}", what, value)
 
 
 def _of_statistics(values: dict[str, Any]) -> Iterator[Any]:
