@@ -16,6 +16,7 @@ from typing import Protocol
 from edge_rul import __version__
 from edge_rul.commands import (
     asset,
+    calibrate,
     check,
     doctor,
     evaluate,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "reload": reload,
     "train": train,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "model": model,
     "export": export,
     "rescore": rescore,
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"edge-rul: {e}", file=sys.stderr)
         return e.exit_code
     except ModuleNotFoundError as e:
-        if e.name not in {"torch", "onnx", "rich", "matplotlib"}:
+        if e.name not in {"torch", "onnx", "rich", "matplotlib", "sklearn"}:
             raise
         print(f"edge-rul: {args.command} needs {e.name}\n  hint: pip install 'edge-rul[train]'", file=sys.stderr)
         return EXIT_CONFIG

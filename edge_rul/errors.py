@@ -103,6 +103,10 @@ class DataError(EdgeRulError):
     exit_code = EXIT_CONFIG
 
 
+class DataAbsent(DataError):
+    """There is no such file, or the data set has no such part: what needs it may go on without."""
+
+
 class JournalError(EdgeRulError):
     """The journal cannot be opened, read or written; a full disk is not an error but a state of the journal.
 

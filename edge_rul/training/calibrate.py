@@ -8,6 +8,7 @@ assets are kept for it, since the windows of one depend on each other. Must not 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -20,6 +21,7 @@ from edge_rul.training.metrics import Floats
 from edge_rul.training.table import Mask
 from edge_rul.training.windows import Labels
 
+FOLDS = 5  # of assets, where intervals are tried on those that did not make them
 MIN_WINDOWS = 50  # of a bin, so that its tails are told by more than one window
 Share = Annotated[float, Meta(gt=0, lt=1)]
 
@@ -85,3 +87,22 @@ def held(table: IntervalTable, rul: Array, true_rul: Array, max_rul: float) -> t
     """(N,) whether the label lies in the window's interval, and (N,) the interval's width up to the cap."""
     low, high = table.bounds(rul, max_rul)  # (N,), (N,)
     return (true_rul >= low) & (true_rul <= high), high - low
+
+
+def cross_held(
+    rul: Array, true: Labels, asset: Sequence[str], max_rul: float, settings: IntervalSettings
+) -> tuple[Array, Array]:
+    """(N,) low and (N,) high of windows by tables that others made: assets in FOLDS parts, each by the rest's table.
+
+    What calibration is worth, where there are no other lives to try it on. NaN where the rest tells nothing, as where
+    there is one asset only.
+    """
+    low, high = np.full(len(rul), np.nan, np.float32), np.full(len(rul), np.nan, np.float32)
+    names = list(dict.fromkeys(asset))
+    fold = np.array([names.index(a) % FOLDS for a in asset])  # (N,)
+    for k in range(min(FOLDS, len(names))):
+        own = fold == k
+        rest = Labels(*(of[~own] for of in msgspec.structs.astuple(true)))
+        if (table := calibrate(rul[~own], rest, max_rul, settings)) is not None:
+            low[own], high[own] = table.bounds(rul[own], max_rul)
+    return low, high

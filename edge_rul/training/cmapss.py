@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_rul.core.normalise import Array
-from edge_rul.errors import DataError
+from edge_rul.errors import DataAbsent, DataError
 from edge_rul.training.format import Format, Protocol
 from edge_rul.training.parts import Part
 from edge_rul.training.table import Index, Table
@@ -81,7 +81,7 @@ def _lines(path: Path, files: dict[str, str]) -> list[str]:
     try:
         content = path.read_bytes()
     except OSError as e:
-        raise DataError(
+        raise (DataAbsent if isinstance(e, FileNotFoundError) else DataError)(
             "load data set",
             str(path),
             f"cannot be read: {e.strerror}",

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_rul.errors import DataError
+from edge_rul.errors import DataAbsent, DataError
 from edge_rul.training.table import Index
 
 Floats = npt.NDArray[np.float64]
@@ -103,7 +103,8 @@ def read(path: Path, names: Iterable[str], files: dict[str, str]) -> Columns:
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except OSError as e:  # gzip's own error is one
         hint = "--data names the file, or the directory that holds it"
-        raise DataError("load data set", str(path), f"cannot be read: {e.strerror or e}", hint=hint) from None
+        kind = DataAbsent if isinstance(e, FileNotFoundError) else DataError
+        raise kind("load data set", str(path), f"cannot be read: {e.strerror or e}", hint=hint) from None
     except (UnicodeDecodeError, EOFError) as e:
         raise DataError("load data set", str(path), f"is no CSV in UTF-8: {e}") from None
     return _csv(path, text, sha256, wanted)

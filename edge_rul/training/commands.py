@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import sys
 from pathlib import Path
 
 import msgspec
 
 from edge_rul import bundle as bundles
 from edge_rul.errors import EXIT_OK, BundleError, ConfigError
-from edge_rul.training.calibrate import calibrate
-from edge_rul.training.evaluate import Report, evaluate
+from edge_rul.training.calibrate import IntervalSettings, calibrate
+from edge_rul.training.evaluate import gather
+from edge_rul.training.report import summarise
+from edge_rul.training.report_text import as_text
 
 
 def train_command(
@@ -39,9 +42,7 @@ def train_command(
     place of the configuration's. init_from: a bundle whose weights to begin with, as far as they fit. Raises
     ConfigError, DataError, BundleError or TrainingError.
     """
-    # torch's OpenMP threads spin while they wait. Beside any other work on the same cores that made a step take 2 to 10
-    # times as long (measured on two cores); asleep they cost nothing. Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _let_threads_sleep()
     try:
         import torch  # noqa: PLC0415
     except ImportError as e:
@@ -112,7 +113,9 @@ def train_command(
     answers = prepared.predict(fitted.model, unseen)
     reached = prepared.score(answers, unseen)
     interval = calibrate(answers[0], unseen.labels, chosen.rul.max, chosen.interval)
-    made = export_bundle.export(out, fitted, chosen, training, calibration, reached, interval, source, replace=force)
+    made = export_bundle.export(
+        out, fitted, chosen, training, validation, calibration, reached, interval, source, replace=force
+    )
     size = sum(f.stat().st_size for f in made.path.iterdir()) / 1e6
     print(f"wrote {out}: {size:.1f} MB, sha256 {made.sha256[:12]}")
     print(f"  RMSE {reached.rmse:.2f} {chosen.rul.unit}, all windows of the assets kept for calibration")
@@ -121,6 +124,12 @@ def train_command(
         print(f"  the run's record: {record.path}")
     print(f"  next: edge-rul evaluate {shlex.quote(str(out))} --data {shlex.quote(str(data))}")
     return EXIT_OK
+
+
+def _let_threads_sleep() -> None:
+    """Before torch or scikit-learn is loaded: their OpenMP threads spin while they wait. Beside any other work on the
+    same cores that made a step take 2 to 10 times as long (measured on two cores); asleep they cost nothing."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def command_line(
@@ -149,35 +158,32 @@ def _relative(path: Path) -> str:
         return path.name
 
 
-def evaluate_command(bundle: Path, data: Path, *, json: bool = False) -> int:
-    """Print the bundle's figures on the test lives in `data`, for people or as one JSON object. Returns an exit code.
+def evaluate_command(bundle: Path, data: Path, *, json: bool = False, report: Path | None = None) -> int:
+    """Print the bundle's figures on the lives in `data`, for people or as one JSON object. Returns an exit code.
 
-    Raises BundleError, DataError or EngineError.
+    report: a directory to write them to as HTML with plots, and as JSON. Raises BundleError, DataError or EngineError.
     """
-    report = evaluate(bundles.load(bundle), data)
-    print(msgspec.json.encode(report).decode() if json else as_text(report))
+    _let_threads_sleep()
+    judged = bundles.load(bundle)
+    evidence = gather(judged, data)
+    figures = summarise(judged, evidence)
+    for note in figures.notes:
+        print(f"edge-rul evaluate: {note}", file=sys.stderr)
+    print(msgspec.json.encode(figures).decode() if json else as_text(figures))
+    if report is not None:
+        from edge_rul.training.report_html import write  # noqa: PLC0415  it loads matplotlib
+
+        print(f"report: {write(report, judged, evidence, figures)}", file=sys.stderr)
     return EXIT_OK
 
 
-def as_text(report: Report) -> str:
-    """The report as a small table."""
-    padded = f", {report.padded} of them shorter than the window and padded" if report.padded else ""
-    judged = f"all {report.windows} full windows of {report.engines} lives"
-    if report.protocol == "last_windows":
-        judged = f"last window of each of {report.engines} engines"
-    rows = [
-        ("RMSE", f"{report.rmse:.2f} {report.unit}"),
-        ("mean absolute error", f"{report.mae:.2f} {report.unit}"),
-        ("bias", f"{report.bias:+.2f} {report.unit}"),
-        *([] if report.nasa_score is None else [("NASA score", f"{report.nasa_score:.1f}")]),
-        ("class accuracy", f"{report.accuracy:.1%}"),
-        ("macro F1", f"{report.macro_f1:.3f}"),
-    ]
-    return "\n".join(
-        [
-            f"{report.bundle} {report.sha256[:12]} on the test set of {report.subset}",
-            f"{judged}{padded}; labels capped at {report.cap:g} {report.unit}",
-            "",
-            *(f"  {name:<20} {value}" for name, value in rows),
-        ]
-    )
+def calibrate_command(bundle: Path, data: Path, out: Path, *, level: float, force: bool = False) -> int:
+    """Write the bundle `out`: `bundle` with intervals at `level`. Returns an exit code.
+
+    force: replace a bundle that is there. Raises BundleError, DataError or EngineError.
+    """
+    from edge_rul.training.recalibrate import recalibrate  # noqa: PLC0415
+
+    made = recalibrate(bundles.load(bundle), data, out, IntervalSettings(level=level), replace=force)
+    print(f"wrote {out}: sha256 {made.sha256[:12]}")
+    return EXIT_OK

@@ -1,54 +1,58 @@
-"""What a bundle is worth on lives that it has not seen.
+"""A bundle's answers on lives that it has not seen, and the tree's beside them.
 
-Owns the standard protocol and the predictions that it judges: the bundle's own graph, normaliser and engine, so that
-what ships is what is measured. Must not need torch.
+Owns which windows are judged and who answers: the bundle's own graph, normaliser and engine, so that what ships is what
+is measured, and trees that were fitted on the lives that the network was. Must not need torch. The figures stand in
+`report`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from edge_rul.bundle import Bundle
 from edge_rul.core.features import Readings
 from edge_rul.core.normalise import Array
-from edge_rul.engines import infer_all, open_engine
-from edge_rul.errors import BundleError
-from edge_rul.training import dataset
+from edge_rul.core.transform import Transform
+from edge_rul.engines import Engine, infer_all, open_engine
+from edge_rul.errors import BundleError, DataAbsent
+from edge_rul.training import dataset, tree
 from edge_rul.training.clean import Rule
-from edge_rul.training.format import Protocol
-from edge_rul.training.metrics import scores
 from edge_rul.training.parts import Part
-from edge_rul.training.table import Table
-from edge_rul.training.windows import full_windows, labels, last_windows
+from edge_rul.training.table import Index, Table
+from edge_rul.training.windows import Labels, Windows, full_windows, labels, last_windows
 
 BATCH = 64  # ONNX Runtime is fastest between 16 and 64
+CHUNK = 64 * BATCH  # windows whose readings are in memory at once
+_LACKING: dict[Part, str] = {"test": "no test figures", "train": "no held-out figures and no tree"}
 
 
-class Report(msgspec.Struct, frozen=True):
-    """Figures on test lives by the data set's protocol: the last window of each, or all full windows; labels capped.
+class Judged(NamedTuple):
+    """Windows of lives that nothing was fitted on, their labels, and the answers: the network's, and RUL by each tree.
 
-    engines: lives. padded: those shorter than the window, padded at the front by repeating their first reading. rmse,
-    mae, bias, cap in `unit`, over the windows whose RUL is known; bias is predicted - true. nasa_score: only for last
-    windows, since it is a sum over lives.
+    what: which windows, in words.
     """
 
-    bundle: str
-    sha256: str
-    subset: str
-    protocol: Protocol
-    engines: int
-    windows: int
-    padded: int
-    unit: str
-    cap: float
-    rmse: float
-    mae: float
-    bias: float
-    nasa_score: float | None
-    accuracy: float
-    macro_f1: float
+    what: str
+    windows: Windows
+    true: Labels
+    rul: Array
+    logits: Array
+    trees: dict[tree.Features, Array]
+
+
+class Evidence(NamedTuple):
+    """protocol: the windows that the data set's protocol judges. whole: all full windows of the test lives. held_out:
+    all full windows of the lives that were kept for calibration. notes: what is lacking, and why."""
+
+    protocol: Judged | None
+    whole: Judged | None
+    held_out: Judged | None
+    notes: list[str]
 
 
 def predict_windows(bundle: Bundle, readings: Readings, *, threads: int = 0) -> tuple[Array, Array]:
@@ -80,26 +84,94 @@ def load_table(bundle: Bundle, data_dir: Path, part: Part) -> Table:
     return dataset.load(dataset_of(bundle), data_dir, part, rules, manifest.rul.unit)
 
 
-def evaluate(bundle: Bundle, data_dir: Path, *, threads: int = 0) -> Report:
-    """Judge the bundle on the test lives in `data_dir`. Raises DataError, BundleError or EngineError."""
-    manifest, settings = bundle.manifest, dataset_of(bundle)
-    table = load_table(bundle, data_dir, "test")
-    cut = {"last_windows": last_windows, "all_windows": full_windows}[settings.protocol]
-    windows = cut(table, manifest.window)
-    true = labels(windows, manifest.rul.max, manifest.classes)
-    rul, logits = predict_windows(bundle, windows.readings(before=manifest.transform.changes), threads=threads)
-    figures = msgspec.structs.asdict(scores(rul, logits, true.rul, true.health, true.is_lower_bound))
-    if settings.protocol != "last_windows":
-        figures["nasa_score"] = None
-    return Report(
-        bundle=manifest.name,
-        sha256=bundle.sha256,
-        subset=settings.called,
-        protocol=settings.protocol,
-        engines=len(table.starts),
-        windows=len(windows),
-        padded=int((windows.padding > 0).sum()),
-        unit=manifest.rul.unit,
-        cap=manifest.rul.max,
-        **figures,
+def _inputs(transform: Transform, windows: Windows, select: Index) -> Array:
+    """(n, T, C) of the selected windows."""
+    return transform.apply(windows.readings(select, before=transform.changes)).x
+
+
+def gather(
+    bundle: Bundle,
+    data_dir: Path,
+    *,
+    threads: int = 0,
+    parts: Sequence[Part] = ("test", "train"),
+    trees: bool = True,
+) -> Evidence:
+    """Answer the windows that `data_dir` has of the test and calibration lives.
+
+    parts: of the data set to look at. One of several may be absent, which is noted. trees: whether to fit some. Raises
+    DataAbsent where none is there, DataError where one is malformed, BundleError and EngineError.
+    """
+    settings, length, notes = dataset_of(bundle), bundle.manifest.window, list[str]()
+    tables = _tables(bundle, data_dir, parts, notes)
+    kept, learnt = _of_training(bundle, tables["train"], notes) if "train" in tables else (None, None)
+    grown = _grow(bundle, full_windows(learnt, length)) if trees and learnt is not None else []
+    with open_engine("onnxruntime", bundle, max_batch=BATCH, threads=threads) as engine:
+
+        def judge(what: str, table: Table | None, cut: Callable[[Table, int], Windows]) -> Judged | None:
+            if table is None or not len(windows := cut(table, length)):
+                return None
+            return _judge(bundle, engine, grown, what, windows)
+
+        test = tables.get("test")
+        whole = judge("all full windows of the test lives", test, full_windows)
+        protocol = whole
+        if settings.protocol == "last_windows":
+            protocol = judge("the last window of each test life", test, last_windows)
+        held_out = judge("all full windows of the lives kept for calibration", kept, full_windows)
+    return Evidence(protocol, whole, held_out, notes)
+
+
+def _tables(bundle: Bundle, data_dir: Path, parts: Sequence[Part], notes: list[str]) -> dict[Part, Table]:
+    tables: dict[Part, Table] = {}
+    absent: list[DataAbsent] = []
+    for part in parts:
+        try:
+            tables[part] = load_table(bundle, data_dir, part)
+        except DataAbsent as e:
+            absent.append(e)
+            notes.append(f"{_LACKING[part]}: {e.object} {e.problem}")
+    if not tables:
+        raise absent[0]
+    return tables
+
+
+def _of_training(bundle: Bundle, table: Table, notes: list[str]) -> tuple[Table | None, Table | None]:
+    """The lives kept for calibration, and those that the network learnt from; None where they cannot be told."""
+    training, kept = bundle.manifest.training, bundle.manifest.validation.get("assets", [])
+    if not kept or set(kept) - set(table.assets):
+        problem = "names no assets kept for calibration" if not kept else "names assets that the data lacks"
+        notes.append(f"{_LACKING['train']}: the bundle {problem}")
+        return None, None
+    if table.files != training.get("files"):
+        notes.append("the training data is not the bundle's: its held-out figures may be of lives that it learnt from")
+    apart = {*kept, *training.get("validation_assets", [])}
+    return table.of(kept), table.of([a for a in table.assets if a not in apart])
+
+
+def _grow(bundle: Bundle, windows: Windows) -> list[tree.Tree]:
+    """A tree for each way of describing a window, fitted on the windows whose RUL is known."""
+    true = labels(windows, bundle.manifest.rul.max, bundle.manifest.classes)
+    known = np.flatnonzero(~true.is_lower_bound)
+    return [tree.Tree(f, _described(bundle, windows, known, f), true.rul[known]) for f in tree.FEATURES if len(known)]
+
+
+def _described(bundle: Bundle, windows: Windows, select: Index, features: tree.Features) -> Array:
+    """Normalised as for the network, but never smoothed: a yardstick does not change with what it measures."""
+    transform = msgspec.structs.replace(bundle.manifest, smooth=None).transform
+    chunks = np.array_split(select, max(1, -(-len(select) // CHUNK)))
+    return np.concatenate([tree.describe(_inputs(transform, windows, chunk), features) for chunk in chunks])
+
+
+def _judge(bundle: Bundle, engine: Engine, trees: list[tree.Tree], what: str, windows: Windows) -> Judged:
+    every, transform = np.arange(len(windows)), bundle.manifest.transform
+    chunks = [every[i : i + CHUNK] for i in range(0, len(every), CHUNK)]
+    answers = [infer_all(engine, _inputs(transform, windows, chunk)) for chunk in chunks]
+    return Judged(
+        what,
+        windows,
+        labels(windows, bundle.manifest.rul.max, bundle.manifest.classes),
+        np.concatenate([rul for rul, _ in answers]),
+        np.concatenate([logits for _, logits in answers]),
+        {t.features: t.predict(_described(bundle, windows, every, t.features)) for t in trees},
     )

@@ -51,6 +51,7 @@ def export(
     fitted: Fitted,
     settings: TrainingSettings,
     training: Windows,
+    validation: Windows | None,
     calibration: Windows,
     reached: Scores,
     interval: IntervalTable | None,
@@ -60,9 +61,9 @@ def export(
 ) -> Bundle:
     """Write the bundle at `path`. Nothing is written unless the engine answers as torch does.
 
-    calibration: windows of assets that were never fitted; reached, interval: the model's figures on them, and how far
-    it is off there. Raises BundleError
-    where the path is taken, and EngineError where the exported graph disagrees with the model.
+    validation: windows that only chose. calibration: of assets that were never fitted; reached, interval: the model's
+    figures on them, and how far it is off there. Raises BundleError where the path is taken, and EngineError where the
+    exported graph disagrees with the model.
     """
     model = in_unit(fitted.model, settings.rul.max)
     transform = fitted.transform
@@ -95,7 +96,7 @@ def export(
                 parameters(model),
             ),
             "tolerance": {"float32": Tolerance(rul=1e-3 * scale, logits=1e-3)},
-            "training": provenance(settings, fitted, training, calibration, source),
+            "training": provenance(settings, fitted, training, validation, calibration, source),
             "validation": held_out_figures(calibration, reached),
             "interval": interval,
         },
@@ -155,7 +156,12 @@ def held_out_figures(calibration: Windows, reached: Scores) -> dict[str, Any]:
 
 
 def provenance(
-    settings: TrainingSettings, fitted: Fitted, training: Windows, calibration: Windows, source: Source
+    settings: TrainingSettings,
+    fitted: Fitted,
+    training: Windows,
+    validation: Windows | None,
+    calibration: Windows,
+    source: Source,
 ) -> dict[str, Any]:
     """All that it takes to train this bundle again."""
     return {
@@ -167,6 +173,7 @@ def provenance(
         "configuration": {"sha256": source.config_sha256, "text": source.config_text},
         "assets": len(training.table.assets),
         "held_out": len(calibration.table.assets),
+        "validation_assets": [] if validation is None else validation.table.assets,
         "windows": len(training),
         "rules": training.table.rules,
         "constant": constants(fitted.transform.normaliser, settings.seen),

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edge_rul.errors import ConfigError, DataError
+from edge_rul.errors import ConfigError, DataAbsent
 from edge_rul.training.columns import Columns, read
 from edge_rul.training.format import Format
 from edge_rul.training.parts import Part
@@ -102,7 +102,7 @@ class TableSettings(Format, frozen=True, tag="table"):
     def _path(self, data: Path, part: Part) -> Path:
         if part == "test" and self.split is None and not isinstance(self.file, TrainTest):
             hint = "dataset.split: {by: share, share: 0.2} keeps some of them for the test"
-            raise DataError("load data set", str(data), "has no test lives: all are for training", hint=hint)
+            raise DataAbsent("load data set", str(data), "has no test lives: all are for training", hint=hint)
         if data.is_file():
             if isinstance(self.file, TrainTest):
                 hint = "name the directory that holds both"

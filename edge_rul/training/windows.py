@@ -144,7 +144,13 @@ def labels(windows: Windows, max_rul: float, classes: Sequence[HealthClass]) -> 
     """
     left = windows.table.rul[windows.last]  # (N,)
     bound = windows.table.is_lower_bound[windows.last]  # (N,)
-    thresholds = [c.above for c in classes if c.above is not None]
-    health = (left[:, None] <= np.array(thresholds, np.float32)).sum(axis=1)  # (N,) thresholds that are not passed
+    health = class_of(left, classes)
     health[bound & (health > 0)] = UNKNOWN
-    return Labels(np.minimum(left, np.float32(max_rul)), bound & (left < max_rul), health.astype(np.int64))
+    return Labels(np.minimum(left, np.float32(max_rul)), bound & (left < max_rul), health)
+
+
+def class_of(rul: Array, classes: Sequence[HealthClass]) -> Index:
+    """(N,) RUL -> (N,) class index."""
+    thresholds = np.array([c.above for c in classes if c.above is not None], np.float32)
+    passed_not: Index = (rul[:, None] <= thresholds).sum(axis=1).astype(np.int64)  # (N,)
+    return passed_not

@@ -22,7 +22,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edge_rul import bundle as bundles
 from edge_rul.core.topic import Template
 from edge_rul.simulate import Publisher
-from edge_rul.training.evaluate import evaluate, load_table, predict_windows
+from edge_rul.training.evaluate import load_table, predict_windows
+from edge_rul.training.report import evaluate
 from edge_rul.training.windows import full_windows
 
 PATIENCE = 300.0  # seconds without a prediction until the test gives up

@@ -47,8 +47,17 @@ def readings(unit: int, rows: int, life: int, random: np.random.Generator) -> li
 
 @pytest.fixture
 def engines(tmp_path: Path) -> Path:
-    """A directory with train_, test_ and RUL_FD001.txt of a few synthetic engines."""
-    directory = tmp_path / "engines"
+    """A directory with train_, test_ and RUL_FD001.txt of a few synthetic engines, for the test to alter."""
+    return make_engines(tmp_path / "engines")
+
+
+@pytest.fixture(scope="module")
+def same_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, for reading only."""
+    return make_engines(tmp_path_factory.mktemp("data") / "engines")
+
+
+def make_engines(directory: Path) -> Path:
     directory.mkdir()
     random = np.random.default_rng(0)
     train = [line for unit, life in enumerate(LIVES, 1) for line in readings(unit, life, life, random)]

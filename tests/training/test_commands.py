@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,12 @@ from edge_rul.core.normalise import ZScore
 from edge_rul.engines import open_engine, verify
 from edge_rul.errors import BundleError, ConfigError, DataError
 from edge_rul.model.dual_task_model import load_model
-from edge_rul.training import dataset
+from edge_rul.training import dataset, tree
 from edge_rul.training.calibrate import held
 from edge_rul.training.commands import command_line, evaluate_command, train_command
-from edge_rul.training.evaluate import evaluate, load_table, predict_windows
+from edge_rul.training.evaluate import load_table, predict_windows
 from edge_rul.training.metrics import nasa_score
+from edge_rul.training.report import evaluate
 from edge_rul.training.settings import load_settings
 from edge_rul.training.table import split
 from edge_rul.training.windows import full_windows, last_windows
@@ -95,6 +97,7 @@ def test_evaluation_is_the_standard_protocol_on_what_ships(
     rul, logits = predict_windows(trained, windows.readings(before=False))
     d = rul.astype(float) - [12, 40, 0]
     report = evaluate(trained, engines)
+    assert report.test is not None
     assert report.rmse == pytest.approx(np.sqrt(np.mean(d**2)))
     assert report.nasa_score == pytest.approx(nasa_score(d))
     assert report.accuracy == np.mean(logits.argmax(axis=1) == [1, 0, 2])
@@ -109,7 +112,7 @@ def test_evaluation_is_the_standard_protocol_on_what_ships(
     assert (told["subset"], told["engines"], told["rmse"]) == ("FD001", 3, report.rmse)
     assert evaluate_command(trained.path, engines, json=False) == 0
     text = capsys.readouterr().out
-    assert f"RMSE                 {report.rmse:.2f} cycles" in text
+    assert re.search(rf"RMSE, cycles +{report.rmse:.2f} +{report.test.trees[tree.FEATURES[0]].rmse:.2f} ", text)
     assert "1 of them shorter than the window and padded" in text
 
 
@@ -130,6 +133,18 @@ def test_calibration_and_test_engines_teach_nothing(
         assert again.files[name] == first.files[name]
     assert again.files[bundles.GOLDEN] != first.files[bundles.GOLDEN]
     assert again.validation["rmse"] != first.validation["rmse"]
+
+
+def test_the_test_set_leaves_no_trace_in_a_bundle(
+    trained: bundles.Bundle, config: Path, engines: Path, tmp_path: Path
+) -> None:
+    """With its files spoilt, or gone, the bundle is the same to the last byte, manifest, intervals and all."""
+    (engines / "test_FD001.txt").write_text("not to be read\n")
+    (engines / "RUL_FD001.txt").unlink()
+    again = train(config, engines, tmp_path / "bundle2")
+    first, second = ({f.name: f.read_bytes() for f in path.iterdir()} for path in (trained.path, again))
+    second[bundles.MANIFEST] = second[bundles.MANIFEST].replace(b"--out bundle2", b"--out bundle")
+    assert second == first
 
 
 def test_validation_engines_are_drawn_from_the_others_and_teach_nothing(
