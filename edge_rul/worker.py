@@ -116,9 +116,10 @@ class Worker:
             now,
             evict_after=None if evict_after == "never" else evict_after,
         )
+        self._mark_every = settings.journal.commit_ms / 1000
         self._was_full = False
         self._retry_at = 0.0
-        self._committed_at = self._started = now
+        self._marked_at = self._started = now
         self._first_bytes = journal.size
 
     # -- restart ----------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class Worker:
         moved |= self._scoring.publish_again()
         self._transport.pump()
         if self._commit_is_due(now):
-            moved |= self.commit()
+            moved |= self.commit(mark=self._mark_is_due(now))
         moved |= self._snapshots.step(now, round(self._clock.wall()))
         return moved
 
@@ -251,7 +252,7 @@ class Worker:
         while taken < intake.AT_ONCE and not self._journal.full and (count := self._intake.take(now, wall)):
             taken += count
             if self._commit_is_due(now):
-                self.commit()
+                self.commit(mark=self._mark_is_due(now))
         return taken > 0
 
     # -- durability -------------------------------------------------------------------------------------------------
@@ -265,21 +266,30 @@ class Worker:
             return now >= self._retry_at
         if self._scoring.waits_for_pledge(now):
             return True
-        if now - self._committed_at >= _WATERMARK_ALONE and self.watermark > self._journal.watermark:
+        if now - self._marked_at >= _WATERMARK_ALONE and self.watermark > self._journal.watermark:
             return True
         return self._intake.waits_for_commit(now)
 
-    def commit(self) -> bool:
-        """Everything taken in to disk, with the watermark; then the acknowledgements. False where the disk is full."""
-        watermark, covered = self._scoring.covered(self._journal.last)
-        pledge = self._scoring.pledge(self._clock.monotonic())
+    def _mark_is_due(self, now: float) -> bool:
+        """Whether a commit is worth the watermark, a page of its own: not each of those that a broker waits for."""
+        return now - self._marked_at >= self._mark_every or self._scoring.waits_for_pledge(now)
+
+    def commit(self, *, mark: bool = True) -> bool:
+        """Everything taken in to disk, then the acknowledgements. mark: with the watermark, alarms and pledge.
+
+        Returns False where the disk is full.
+        """
+        now = self._clock.monotonic()
+        watermark, covered = self._scoring.covered(self._journal.last) if mark else (self._journal.watermark, [])
+        pledge = self._scoring.pledge(now) if mark else 0
         if not self._journal.commit(watermark, covered, wall=round(self._clock.wall()), pledge=pledge):
-            self._retry_at = self._clock.monotonic() + _RETRY_FULL
-            if self._journal.mark(*self._scoring.covered(self._journal.committed), pledge=pledge):
+            self._retry_at = now + _RETRY_FULL
+            if self._journal.mark(*self._scoring.covered(self._journal.committed), pledge=self._scoring.pledge(now)):
                 self._scoring.release()
             return False
-        self._committed_at = self._clock.monotonic()
-        self._scoring.saved(watermark, self._committed_at)
+        if mark:
+            self._marked_at = now
+            self._scoring.saved(watermark, now)
         self._intake.acknowledge()
         self._scoring.release()
         return True

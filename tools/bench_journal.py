@@ -130,6 +130,7 @@ def write_config(directory: Path, more: str = "") -> tuple[Settings, Source]:
 
 def make_rig(directory: Path, more: str = "") -> Rig:
     settings, _ = write_config(directory, more)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     bundle = _bundle()
     engine = NullEngine(settings.engine.max_batch, len(bundle.manifest.classes))
     journal = Journal(directory / "state", settings.journal, inputs=[i.name for i in bundle.manifest.inputs])
