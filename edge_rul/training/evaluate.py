@@ -47,11 +47,14 @@ class Judged(NamedTuple):
 
 class Evidence(NamedTuple):
     """protocol: the windows that the data set's protocol judges. whole: all full windows of the test lives. held_out:
-    all full windows of the lives that were kept for calibration. notes: what is lacking, and why."""
+    all full windows of the lives that were kept for calibration. mean: the label that the windows which taught have on
+    average. rules: what the rules for dirt did to each part's readings. notes: what is lacking, and why."""
 
     protocol: Judged | None
     whole: Judged | None
     held_out: Judged | None
+    mean: float | None
+    rules: dict[Part, dict[str, int]]
     notes: list[str]
 
 
@@ -105,7 +108,7 @@ def gather(
     settings, length, notes = dataset_of(bundle), bundle.manifest.window, list[str]()
     tables = _tables(bundle, data_dir, parts, notes)
     kept, learnt = _of_training(bundle, tables["train"], notes) if "train" in tables else (None, None)
-    grown = _grow(bundle, full_windows(learnt, length)) if trees and learnt is not None else []
+    grown, mean = _learn(bundle, full_windows(learnt, length), trees) if learnt is not None else ([], None)
     with open_engine("onnxruntime", bundle, max_batch=BATCH, threads=threads) as engine:
 
         def judge(what: str, table: Table | None, cut: Callable[[Table, int], Windows]) -> Judged | None:
@@ -119,7 +122,8 @@ def gather(
         if settings.protocol == "last_windows":
             protocol = judge("the last window of each test life", test, last_windows)
         held_out = judge("all full windows of the lives kept for calibration", kept, full_windows)
-    return Evidence(protocol, whole, held_out, notes)
+    rules = {part: table.rules for part, table in tables.items()}
+    return Evidence(protocol, whole, held_out, mean, rules, notes)
 
 
 def _tables(bundle: Bundle, data_dir: Path, parts: Sequence[Part], notes: list[str]) -> dict[Part, Table]:
@@ -149,11 +153,16 @@ def _of_training(bundle: Bundle, table: Table, notes: list[str]) -> tuple[Table 
     return table.of(kept), table.of([a for a in table.assets if a not in apart])
 
 
-def _grow(bundle: Bundle, windows: Windows) -> list[tree.Tree]:
-    """A tree for each way of describing a window, fitted on the windows whose RUL is known."""
+def _learn(bundle: Bundle, windows: Windows, trees: bool) -> tuple[list[tree.Tree], float | None]:
+    """A tree for each way of describing a window, where some are wanted, and the mean label; of the windows whose RUL
+    is known."""
     true = labels(windows, bundle.manifest.rul.max, bundle.manifest.classes)
     known = np.flatnonzero(~true.is_lower_bound)
-    return [tree.Tree(f, _described(bundle, windows, known, f), true.rul[known]) for f in tree.FEATURES if len(known)]
+    if not len(known):
+        return [], None
+    wanted = tree.FEATURES if trees else ()
+    grown = [tree.Tree(f, _described(bundle, windows, known, f), true.rul[known]) for f in wanted]
+    return grown, float(true.rul[known].mean())
 
 
 def _described(bundle: Bundle, windows: Windows, select: Index, features: tree.Features) -> Array:

@@ -16,6 +16,8 @@ from edge_rul.core.normalise import Array
 from edge_rul.training.bootstrap import Difference, rmse_difference
 from edge_rul.training.breakdown import Band, Bounds, Coverage, LeadTime, bands, confusion, coverage, lead_time
 from edge_rul.training.calibrate import IntervalSettings, cross_held
+from edge_rul.training.dataset import DatasetSettings
+from edge_rul.training.detection import Detection, detect
 from edge_rul.training.evaluate import Evidence, Judged, dataset_of, gather
 from edge_rul.training.format import Protocol
 from edge_rul.training.metrics import Scores, scores
@@ -50,8 +52,10 @@ class Report(msgspec.Struct, frozen=True):
 
     rmse, mae, bias, nasa_score, accuracy, macro_f1: by the protocol. heldout_rmse: over all windows of the lives kept
     for calibration. coverage, mean_width: of the intervals, over all full windows of the test lives. tree: which of the
-    trees `tree_rmse` is of, the one with the lower held-out RMSE, since the test decides nothing. rmse, mae, bias, cap
-    and mean_width are in `unit`.
+    trees `tree_rmse` is of, the one with the lower held-out RMSE, since the test decides nothing. mean_rmse: of always
+    answering the mean of the training labels. rmse, mae, bias, cap and mean_width are in `unit`; rmse_of_cap and
+    mae_of_cap are shares. detection: where the data set asks how far ahead failures are told at all; auc is its own.
+    rules: what the rules for dirt did to the readings of each part.
     """
 
     bundle: str
@@ -78,11 +82,19 @@ class Report(msgspec.Struct, frozen=True):
     tree: str | None
     tree_rmse: float | None
     tree_heldout_rmse: float | None
+    rmse_of_cap: float | None
+    mae_of_cap: float | None
+    mean_rmse: float | None
+    auc: float | None
+    tree_auc: float | None
     test: Section | None
     test_all: Section | None
     heldout: Section | None
     lead_time: LeadTime | None
     tree_lead_time: LeadTime | None
+    detection: Detection | None
+    tree_detection: Detection | None
+    rules: dict[str, dict[str, int]]
     notes: list[str]
 
     @property
@@ -110,6 +122,8 @@ def summarise(bundle: Bundle, evidence: Evidence) -> Report:
         for j in (judged, evidence.whole, kept)
     )
     figures = {name: getattr(test.network, name) for name in _FIGURES} if test else dict.fromkeys(_FIGURES)
+    found = _detection(manifest, settings, evidence.whole, None)
+    by_tree = None if better is None else _detection(manifest, settings, evidence.whole, better)
     return Report(
         bundle=manifest.name,
         sha256=bundle.sha256,
@@ -130,11 +144,19 @@ def summarise(bundle: Bundle, evidence: Evidence) -> Report:
         tree=better,
         tree_rmse=test.trees[better].rmse if test and better else None,
         tree_heldout_rmse=heldout.trees[better].rmse if heldout and better else None,
+        rmse_of_cap=test.network.rmse / manifest.rul.max if test else None,
+        mae_of_cap=test.network.mae / manifest.rul.max if test else None,
+        mean_rmse=_rmse_of(evidence.mean, judged),
+        auc=found.auc if found else None,
+        tree_auc=by_tree.auc if by_tree else None,
         test=test,
         test_all=whole,
         heldout=heldout,
         lead_time=None if kept is None else _lead_time(manifest, kept, kept.rul),
         tree_lead_time=None if kept is None or better is None else _lead_time(manifest, kept, kept.trees[better]),
+        detection=found,
+        tree_detection=by_tree,
+        rules={str(part): counts for part, counts in evidence.rules.items()},
         notes=evidence.notes,
     )
 
@@ -196,6 +218,24 @@ def _section(
         confusion=confusion(judged.logits.argmax(axis=1), true.health, len(manifest.classes)),
         coverage=coverage(true.rul[known], cap, told, manifest.interval.level) if told and manifest.interval else None,
     )
+
+
+def _rmse_of(answer: float | None, judged: Judged | None) -> float | None:
+    """Of always answering this."""
+    if answer is None or judged is None or judged.true.is_lower_bound.all():
+        return None
+    known = judged.true.rul[~judged.true.is_lower_bound].astype(np.float64)
+    return float(np.sqrt(np.mean((known - answer) ** 2)))
+
+
+def _detection(
+    manifest: Manifest, settings: DatasetSettings, whole: Judged | None, by: Features | None
+) -> Detection | None:
+    """By the network, or by a tree."""
+    if whole is None or settings.detection is None or (by is not None and by not in whole.trees):
+        return None
+    rul = whole.rul if by is None else whole.trees[by]
+    return detect(whole.windows, rul, settings.detection, manifest.rul.unit, settings.seconds_per_cycle)
 
 
 def _lead_time(manifest: Manifest, judged: Judged, rul: Array) -> LeadTime:

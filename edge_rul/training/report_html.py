@@ -15,6 +15,7 @@ import msgspec
 from edge_rul.bundle import Bundle
 from edge_rul.errors import DataError
 from edge_rul.training.breakdown import Band
+from edge_rul.training.detection import Detection
 from edge_rul.training.evaluate import Evidence
 from edge_rul.training.metrics import Scores
 from edge_rul.training.report import Report, Section
@@ -82,6 +83,7 @@ gradient-boosted ones (scikit-learn, 200 rounds, never tuned) on a few numbers o
 the network was fitted on, with its normaliser; a network that does not beat them has not earned its place. The one that
 is better on the lives kept for calibration, <em>{escape(report.tree or "none")}</em>, is compared below.</p>
 {tables}
+{_beside(report)}
 {body}
 </body>
 </html>
@@ -124,6 +126,44 @@ def _figures(section: Section, report: Report) -> str:
         f"<p>RMSE of network minus tree: {d.value:+.2f} {escape(report.unit)}; {d.level:.0%} of {d.resamples:,} paired "
         f"resamples of the lives lie in {d.low:+.2f} to {d.high:+.2f}: {sure}.</p>\n"
     )
+
+
+def _beside(report: Report) -> str:
+    """The plainest yardstick, failures told ahead, and what the rules for dirt did."""
+    text = ""
+    if report.mean_rmse is not None:
+        text += f"<p>Always answering the training mean: RMSE {report.mean_rmse:.2f} {escape(report.unit)}.</p>\n"
+    for name, found in (("network", report.detection), ("tree", report.tree_detection)):
+        text += _detection(name, found) if found is not None else ""
+    counts = [
+        [f"{part}: {rule.replace('_', ' ')}", str(n)] for part, by in report.rules.items() for rule, n in by.items()
+    ]
+    return text + (
+        _table("What the rules for dirt did to the files of each part of the data", ["", "times"], counts)
+        if counts
+        else ""
+    )
+
+
+def _detection(name: str, found: Detection) -> str:
+    rows = [
+        [
+            f"{p.asked:.0%}",
+            f"{p.false_alarms} of {p.far}",
+            f"{p.found} of {p.failures}",
+            f"{p.found_low:.0%} to {p.found_high:.0%}",
+            _number(p.lead),
+            _number(p.episodes_a_month, ".2f"),
+        ]
+        for p in found.points
+    ]
+    exposure = "" if found.exposure_days is None else f", {found.exposure_days:.0f} days of them"
+    caption = (
+        f"Failures told ahead by the {name}: AUC {_number(found.auc, '.3f')} of {found.near} windows with at most "
+        f"{found.horizon:g} {found.unit} left against {found.far} with more{exposure}"
+    )
+    head = ["false alarms allowed", "they were", "found", "95% interval", f"{found.unit} before", "false a month"]
+    return _table(caption, head, rows)
 
 
 def _bands(section: Section, report: Report) -> str:

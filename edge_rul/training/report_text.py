@@ -6,6 +6,7 @@ Owns which figures are shown there, their rounding and their order; the whole of
 from __future__ import annotations
 
 from edge_rul.training.breakdown import LeadTime
+from edge_rul.training.detection import Detection
 from edge_rul.training.report import Report, Section
 
 _LABEL = 24  # columns of a row's label
@@ -19,6 +20,14 @@ def as_text(report: Report) -> str:
         lines += ["", *_section(section, report.unit)]
     if report.lead_time is not None:
         lines += ["", *_lead_time(report.lead_time, report.tree_lead_time, report.unit)]
+    for name, found in (("network", report.detection), ("tree", report.tree_detection)):
+        if found is not None:
+            lines += ["", *_detection(name, found)]
+    if report.mean_rmse is not None:
+        lines += ["", f"always answering the training mean: RMSE {report.mean_rmse:.2f} {report.unit}"]
+    for part, counts in report.rules.items():
+        told = [f"{count} {rule.replace('_', ' ')}" for rule, count in counts.items() if count]
+        lines += [f"rules, on the files of the {part} data: {', '.join(told)}"] if told else []
     return "\n".join(lines)
 
 
@@ -64,4 +73,21 @@ def _lead_time(network: LeadTime, tree: LeadTime | None, unit: str) -> list[str]
         if of is not None:
             told = "" if not of.leads else f"{of.shortest:.0f} to {of.longest:.0f} {unit}, median {of.median:.0f}; "
             lines.append(f"  {name:<8} {told}{of.missed} lives without a warning")
+    return lines
+
+
+def _detection(name: str, found: Detection) -> list[str]:
+    exposure = "" if found.exposure_days is None else f", {found.exposure_days:.0f} days of them"
+    auc = "" if found.auc is None else f"AUC {found.auc:.3f}; "
+    lines = [
+        f"failures told ahead, by the {name}: {auc}{found.near} windows with at most {found.horizon:g} {found.unit} "
+        f"left, {found.far} with more{exposure}"
+    ]
+    for p in found.points:
+        lead = "" if p.lead is None else f", {p.lead:.0f} {found.unit} before (median)"
+        often = "" if p.episodes_a_month is None else f"; {p.episodes_a_month:.2f} false episodes an asset and month"
+        lines.append(
+            f"  at {p.false_alarms} false alarms of {p.far} ({p.asked:.0%}): {p.found} of {p.failures} failures, 95% "
+            f"interval {p.found_low:.0%} to {p.found_high:.0%}{lead}{often}"
+        )
     return lines

@@ -185,6 +185,10 @@ def test_from_published_files_to_the_daemons_predictions(
     assert report["windows"] > 0
     assert 0 <= report["rmse"] <= report["cap"]
     assert report["nasa_score"] is None
+    assert report["rmse_of_cap"] == pytest.approx(report["rmse"] / report["cap"])
+    assert domain == "wind" or report["mean_rmse"] > 0  # no turbine that teaches fails in these days
+    assert (report["detection"] is not None) == (domain in ("wind", "disks"))
+    assert report["rules"]["test"].get("after_failure_dropped", 1) > 0  # where a turbine was under repair
     assert (report["unit"], report["cap"]) == (bundle.manifest.rul.unit, bundle.manifest.rul.max)
 
     windows = full_windows(load_table(bundle, data, "test"), bundle.manifest.window)
