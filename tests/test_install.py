@@ -520,6 +520,7 @@ def test_the_installed_daemon_serves_and_obeys_only_whom_it_should(
     assert operator.publish("edge-rul/command", reset) == "Success"
     for cycle in range(6, 11):
         read(cycle)
+    assert dashboard.told(prediction) == b"", "what the ended life left retained is withdrawn"
     after = json.loads(dashboard.told(prediction))
     assert (after["life"], after["cycle"]) == (1, 10), "a window of the new life's five readings alone"
 

@@ -201,7 +201,7 @@ def judge(
         wrong,
         unstable,
         len(events),
-        *chaos_alarms.compare(events, witness.events),
+        *chaos_alarms.compare(events, witness.events, CLOSE),
         {topic: states[topic] for topic in off if topic not in forgotten},
         forgotten,
     )

@@ -25,6 +25,7 @@ from bundles import bundle_parts
 from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle
 from edge_rul.cli import main
+from edge_rul.core.features import Readings
 from edge_rul.engines.cache import EngineCache, Profile, Sidecar, check
 from edge_rul.engines.compile import build_engine
 from edge_rul.engines.flavour import Flavour, Target
@@ -144,7 +145,7 @@ def test_a_precision_costs_half_the_weights_and_little_accuracy(fd001: Bundle) -
     data = fd001.graph.read_bytes()
     half = in_precision(data, "float16")
     assert len(half) < 0.51 * len(data)
-    x = fd001.manifest.normaliser.apply(fd001.golden.windows)
+    x = fd001.manifest.transform.apply(Readings(fd001.golden.windows)).x
     rul, logits = onnxruntime.InferenceSession(half).run(["rul", "logits"], {"x": x})
     assert (rul.dtype, logits.dtype) == (np.float32, np.float32)
     off = float(np.abs(rul - fd001.golden.rul).max())

@@ -28,7 +28,7 @@ def x(fd001: Bundle, data_dir: Path) -> Array:
     """(n, T, F) normalised windows of all test engines."""
     windows = full_windows(load_table(fd001, data_dir / "cmapss", "test"), fd001.manifest.window)
     assert len(windows) == 10_196
-    return fd001.manifest.normaliser.apply(windows.raw(np.arange(0, len(windows), EVERY)))
+    return fd001.manifest.transform.apply(windows.readings(np.arange(0, len(windows), EVERY), before=False)).x
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import save
 
 from edge_rul import bundle
+from edge_rul.core.features import Readings
 from edge_rul.model import numpy_reference as ref
 from edge_rul.model.dual_task_model import load_model, weights_of
 
@@ -160,7 +161,7 @@ def test_trained_weights_answer_alike_in_numpy_torch_and_the_graph():
 
     shipped = bundle.load(SHIPPED)
     network, golden = shipped.manifest.network, shipped.golden
-    x = shipped.manifest.normaliser.apply(golden.windows)  # (N, T, C_in)
+    x = shipped.manifest.transform.apply(Readings(golden.windows)).x  # (N, T, C_in)
     model = load_model(shipped.weights, network)
     with torch.no_grad():
         full = [t.numpy() for t in model(torch.from_numpy(x))]
