@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from edge_rul.errors import EXIT_OK, EdgeRulError
-from edge_rul.training import dataset, fit, progress, transfer
+from edge_rul.training import fit, lives, progress, transfer
 from edge_rul.training.schedule import ConstantSettings
 from edge_rul.training.settings import HeldOutSettings, TrainingSettings, load_settings
 from edge_rul.training.windows import full_windows
@@ -87,10 +87,8 @@ def of_run(settings: TrainingSettings, seed: int, engine: int, epochs: int) -> T
 
 def run(settings: TrainingSettings, data: Path, start: transfer.Start | None) -> list[tuple[int, int, float]]:
     """(epoch, updates, validation RMSE) of each epoch."""
-    inputs = [i.name for i in settings.inputs]
-    lives = dataset.load(settings.dataset, data, "train", inputs, settings.rul.unit)
-    rest, kept = settings.calibration.split(lives)
-    training, judged = full_windows(rest, settings.window, settings.stride), full_windows(kept, settings.window)
+    _, learnt, _, kept = lives.read(settings, data)
+    training, judged = full_windows(learnt, settings.window, settings.stride), full_windows(kept, settings.window)
     steps = fit.steps_per_epoch(training, settings.recipe)
     with progress.on_stderr(settings.recipe.epochs, steps) as shown:
         fitted = fit.fit(training, judged, settings, shown, None, start)

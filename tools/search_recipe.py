@@ -72,7 +72,7 @@ def merged(base: Keys, change: Keys) -> Keys:
 
 def run(keys: Keys, data: Path) -> dict[str, float]:
     """Train by the keys; the figures on the validation assets. Raises EdgeRulError."""
-    from edge_rul.training import dataset, fit, progress  # noqa: PLC0415
+    from edge_rul.training import fit, lives, progress  # noqa: PLC0415
     from edge_rul.training.prepared import fit_transform, prepare  # noqa: PLC0415
     from edge_rul.training.settings import TrainingSettings  # noqa: PLC0415
     from edge_rul.training.tree import Tree, describe  # noqa: PLC0415
@@ -83,11 +83,9 @@ def run(keys: Keys, data: Path) -> dict[str, float]:
     except msgspec.ValidationError as e:
         raise ConfigError("search", "candidate", str(e)) from e
     began = time.monotonic()
-    lives = dataset.load(settings.dataset, data, "train", [i.name for i in settings.inputs], settings.rul.unit)
-    rest, _ = settings.calibration.split(lives)
-    assert settings.validation is not None
-    rest, judged = settings.validation.split(rest)
-    training = full_windows(rest, settings.window, settings.stride)
+    _, learnt, judged, _ = lives.read(settings, data)
+    assert judged is not None
+    training = full_windows(learnt, settings.window, settings.stride)
     validation = full_windows(judged, settings.window)
     with progress.on_stderr(settings.recipe.epochs, fit.steps_per_epoch(training, settings.recipe)) as shown:
         fitted = fit.fit(training, validation, settings, shown)
@@ -96,8 +94,8 @@ def run(keys: Keys, data: Path) -> dict[str, float]:
 
     # The tree sees what it always sees: windows as they are, and each of them.
     plain = msgspec.structs.replace(settings, smooth=None)
-    transform = fit_transform(rest, plain)
-    sides = [prepare(w, plain, transform) for w in (full_windows(rest, settings.window), validation)]
+    transform = fit_transform(learnt, plain)
+    sides = [prepare(w, plain, transform) for w in (full_windows(learnt, settings.window), validation)]
     (x, y), (z, true) = ((s.inputs(np.arange(len(s.windows))).numpy(), s.labels.rul) for s in sides)
     answer = Tree(SEES, describe(x, SEES), y).predict(describe(z, SEES))
     return {

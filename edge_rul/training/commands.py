@@ -50,10 +50,10 @@ def train_command(
             "train", "torch", "is not installed", hint="python -m pip install 'edge-rul[train]' brings it"
         ) from e
     from edge_rul.training import (  # noqa: PLC0415
-        dataset,
         device,
         export_bundle,
         fit,
+        lives,
         plots,
         prepared,
         progress,
@@ -75,20 +75,16 @@ def train_command(
     if threads:
         torch.set_num_threads(threads)
     content = config.read_bytes()
-    lives = dataset.load(chosen.dataset, data, "train", chosen.rules, chosen.rul.unit)
-    rest, kept = chosen.calibration.split(lives)
+    every, learnt, judged, kept = lives.read(chosen, data)
+    training = windows.full_windows(learnt, chosen.window, chosen.stride)
+    validation = None if judged is None else windows.full_windows(judged, chosen.window)
     calibration = windows.full_windows(kept, chosen.window)
-    validation = None
-    if chosen.validation is not None:
-        rest, judged = chosen.validation.split(rest)
-        validation = windows.full_windows(judged, chosen.window)
-    training = windows.full_windows(rest, chosen.window, chosen.stride)
     record = None
     if run_dir is not None:
         record = run_directory.RunDirectory(run_dir)
         same = {
             "configuration": hashlib.sha256(content).hexdigest(),
-            "data": lives.files,
+            "data": every.files,
             "threads": torch.get_num_threads(),
             "seed": seed,
             "fold": fold,
@@ -98,11 +94,11 @@ def train_command(
         record.begin(content, same, device.choose(chosen.recipe.device), resume=resume)
     with progress.on_stderr(chosen.recipe.epochs, fit.steps_per_epoch(training, chosen.recipe)) as shown:
         shown.say(
-            f"{chosen.name}: {len(training)} windows of {len(rest.assets)} assets to learn from, {len(calibration)} of "
-            f"{len(kept.assets)} kept for calibration; {torch.get_num_threads()} threads"
+            f"{chosen.name}: {len(training)} windows of {len(learnt.assets)} assets to learn from, {len(calibration)} "
+            f"of {len(kept.assets)} kept for calibration; {torch.get_num_threads()} threads"
         )
-        if lives.rules:
-            shown.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in lives.rules.items()))
+        if every.rules:
+            shown.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in every.rules.items()))
         fitted = fit.fit(training, validation, chosen, shown, record, start)
     source = export_bundle.Source(
         command=command_line(config, out, threads=threads, seed=seed, fold=fold, init_from=init_from),
