@@ -17,7 +17,8 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 
 import numpy as np
 import paho.mqtt.publish
@@ -27,6 +28,7 @@ from conftest import ROOT, Broker, absent, free_port, start_mosquitto
 from bundles import bundle_parts
 from edge_rul import bundle as bundles
 from edge_rul.adapters import systemd
+from edge_rul.adapters.kernel_clock import synchronised
 from edge_rul.bundle import Bundle, Golden
 from edge_rul.cli import _parser
 from edge_rul.config import ServiceSettings
@@ -194,7 +196,8 @@ def sandbox(drop_in: str) -> str:
     assert found["SystemCallErrorNumber"] == ["EPERM"]
     allowed = system_calls(found["SystemCallFilter"])
     assert {"futex", "openat", "clone3"} <= allowed
-    assert ("sched_setaffinity" in allowed) == (drop_in == "10-cpu")
+    assert "clock_settime" not in allowed
+    assert ("sched_setaffinity" in allowed) == drop_in.startswith("10-gpu")
     names = [name.encode() for name in sorted(allowed)]
     deny = found["MemoryDenyWriteExecute"] == ["yes"] and kernel_can_deny_write_execute()
     return _SANDBOX.format(deny_write_execute=deny, allowed=names)
@@ -229,6 +232,43 @@ def test_engines_survive_their_drop_in(tiny_bundle: Bundle, drop_in: str, engine
     command = [sys.executable, "-c", sandbox(drop_in) + _OPENS, engine, str(tiny_bundle.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.startswith(says), done.stderr
+
+
+_CLOCK = """
+from edge_rul.adapters.kernel_clock import synchronised
+print(synchronised())
+"""
+
+
+def clock_as_told(prelude: str) -> str:
+    command = [sys.executable, "-c", prelude + _CLOCK]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("drop_in", LIMITS)
+def test_the_service_knows_whether_the_clock_is_right(drop_in: str) -> None:
+    assert clock_as_told(sandbox(drop_in)) == str(synchronised()) != "None"
+    # ProtectClock= would refuse the call on top of the filter.
+    assert assignments(UNIT, UNIT.parent / f"{UNIT.name}.d" / f"{drop_in}.conf")["ProtectClock"] == ["no"]
+
+
+def test_where_the_clock_may_not_be_asked_nobody_knows() -> None:
+    allowed = system_calls(["@system-service", "~@privileged"])
+    assert clock_as_told(_SANDBOX.format(deny_write_execute=False, allowed=[n.encode() for n in allowed])) == "None"
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "right"), [(0, 500, True), (5, 16_000_000, False), (5, 500, True), (-1, 0, None)]
+)
+def test_the_kernels_bound_tells_where_its_mark_was_left(
+    monkeypatch: pytest.MonkeyPatch, state: int, error: int, right: bool | None
+) -> None:
+    def adjtimex(timex: Any) -> int:
+        timex._obj.maxerror = error
+        return state
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(adjtimex=adjtimex))
+    assert synchronised() is right
 
 
 # -- sd_notify -------------------------------------------------------------------------------------------------------
