@@ -2,6 +2,9 @@
 
 Owns one compiled model and its properties. The int8 form of the graph stands in `openvino_int8`. Must not know what a
 window means.
+
+A batch is divided evenly among the threads, and each computes its part alone. Two threads that share each layer wait
+for one another some hundred times a batch; where other work takes one of their CPUs that halves what both do.
 """
 
 # ruff: noqa: E402
@@ -9,6 +12,7 @@ window means.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,7 @@ import openvino as ov
 from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
 from edge_rul.engines import check_input
+from edge_rul.engines.openvino_int8 import in_int8, quantise
 from edge_rul.engines.threads import usable_threads
 from edge_rul.errors import EngineError
 
@@ -35,35 +40,43 @@ class OpenVinoEngine:
     version: str = ov.get_version().split("-")[0]
 
     def __init__(self, bundle: Bundle, *, max_batch: int = 32, threads: int = 0, precision: str = "float32") -> None:
-        """threads: of one call; 0 takes as many as this process may use. Raises EngineError."""
+        """threads: that share a batch; 0 takes as many as this process may use. Raises EngineError."""
         self.precision = precision
         self.max_batch = max_batch
         self._window = bundle.manifest.window
         self._inputs = bundle.manifest.network.c_in
         self._classes = len(bundle.manifest.classes)
+        streams = threads or usable_threads()
         core = ov.Core()
-        _check_precision(core, precision)
+        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        _check_precision(able, precision)
+        reduced = precision == "bfloat16" or (precision == "int8" and "BF16" in able)
+        properties = {
+            "INFERENCE_PRECISION_HINT": ov.Type.bf16 if reduced else ov.Type.f32,
+            "INFERENCE_NUM_THREADS": streams,
+            "NUM_STREAMS": streams,
+            # Pinned threads would sit on CPUs that MQTT and the journal use too.
+            "ENABLE_CPU_PINNING": False,
+        }
         try:
             model = core.read_model(str(bundle.graph))
             self._check(model, bundle)
             if precision == "int8":
-                from edge_rul.engines.openvino_int8 import quantise  # noqa: PLC0415
-
-                quantise(core, model, bundle.golden_inputs)
-            properties = {
-                "INFERENCE_PRECISION_HINT": ov.Type.bf16 if precision == "bfloat16" else ov.Type.f32,
-                "INFERENCE_NUM_THREADS": threads or usable_threads(),
-                "NUM_STREAMS": 1,
-                "PERFORMANCE_HINT": "LATENCY",
-                # Pinned threads would sit on CPUs that MQTT and the journal use too.
-                "ENABLE_CPU_PINNING": False,
-            }
-            self._request: Any = core.compile_model(model, "CPU", properties).create_infer_request()
+                quantise(core, model)
+            compiled = core.compile_model(model, "CPU", properties)
         except RuntimeError as e:  # the class of all of OpenVINO's own errors
             # Its message holds a line for each C++ frame; the last that says something is the cause.
             cause = [line.strip() for line in str(e).splitlines() if line.strip()]
             problem = f"OpenVINO {self.version} refuses the graph: {cause[-1] if cause else e!r}"
             raise EngineError("open", str(bundle.graph), problem) from e
+        if precision == "int8" and not in_int8(compiled):
+            raise EngineError(
+                "open",
+                "openvino",
+                f"OpenVINO {self.version} does not compute this graph's LSTM in int8 on this CPU",
+                hint="take precision: float32",
+            )
+        self._requests: list[Any] = [compiled.create_infer_request() for _ in range(streams)]
 
     def _check(self, model: Any, bundle: Bundle) -> None:
         """The graph's inputs and outputs are the manifest's. Raises EngineError."""
@@ -78,27 +91,35 @@ class OpenVinoEngine:
             raise EngineError("open", str(bundle.graph), f"takes windows {shape}, the manifest says {expected_shape}")
 
     def infer(self, x: Array) -> tuple[Array, Array]:
-        if self._request is None:
+        if not self._requests:
             raise EngineError("infer", self.name, "the engine is closed")
         check_input(self.name, x, self._window, self._inputs, self.max_batch)
         if len(x) == 0:
             return np.empty(0, np.float32), np.empty((0, self._classes), np.float32)
         # OpenVINO reads the caller's memory; it may not be read-only, though nothing writes into it.
         data = x if x.flags.writeable else x.copy()
-        self._request.set_tensor("x", ov.Tensor(data, shared_memory=True))
+        parts = np.array_split(data, min(len(self._requests), len(data)))
+        working = self._requests[: len(parts)]
+        for request, part in zip(working, parts, strict=True):
+            request.set_tensor("x", ov.Tensor(part, shared_memory=True))
         try:
-            self._request.infer()
+            try:
+                for request in working:
+                    request.start_async()
+            finally:  # none may go on reading the caller's memory
+                for request in working:
+                    request.wait()
         except RuntimeError as e:
             raise EngineError("infer", self.name, f"OpenVINO failed: {e}") from e
-        # The request's outputs are reused by its next call.
-        rul = np.array(self._request.get_tensor("rul").data)
-        logits = np.array(self._request.get_tensor("logits").data)
+        # Joined into new arrays: the requests' outputs are reused by their next call.
+        rul = np.concatenate([request.get_tensor("rul").data for request in working])
+        logits = np.concatenate([request.get_tensor("logits").data for request in working])
         if rul.shape != (len(x),) or logits.shape != (len(x), self._classes):
             raise EngineError("infer", self.name, f"answered {rul.shape} and {logits.shape} to {x.shape}")
         return rul, logits
 
     def close(self) -> None:
-        self._request = None
+        self._requests = []
 
     def __enter__(self) -> OpenVinoEngine:
         return self
@@ -107,10 +128,10 @@ class OpenVinoEngine:
         self.close()
 
 
-def _check_precision(core: Any, precision: str) -> None:
+def _check_precision(able: Sequence[str], precision: str) -> None:
     if precision not in PRECISIONS:
         raise EngineError("open", "openvino", f"has no precision {precision}; it has {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and "BF16" not in (able := core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
+    if precision == "bfloat16" and "BF16" not in able:
         # The plugin takes the hint all the same, and computes in float32, more slowly.
         raise EngineError(
             "open",

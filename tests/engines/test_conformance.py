@@ -14,8 +14,9 @@ import onnx
 import pytest
 from conftest import absent
 from engines.fake_gpu import FakeCuda, fake_tensorrt
+from engines.precisions import reduced_or_skip
 
-from bundles import MAX_RUL, bundle_parts, raw_windows
+from bundles import MAX_RUL, bundle_parts, make_bundle, raw_windows
 from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle, Golden, Tolerance
 from edge_rul.core.normalise import Array
@@ -104,15 +105,12 @@ def tolerant(path: Path, **parts: Any) -> Bundle:
 
 
 @pytest.fixture(params=CASES, scope="module")
-def case(request: pytest.FixtureRequest) -> Case:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     chosen = CASES[request.param]
     if find_spec(chosen.package) is None:
         absent(f"the package {chosen.package}")
-    if chosen.precision == "bfloat16":
-        from edge_rul.engines.openvino import ov
-
-        if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            pytest.skip("this CPU does not compute bfloat16")  # a matter of the machine, in CI too
+    if chosen.precision != "float32":
+        reduced_or_skip(make_bundle(tmp_path_factory.mktemp("reduced") / "tiny"), chosen.precision)
     return chosen
 
 

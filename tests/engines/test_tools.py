@@ -11,6 +11,7 @@ import bench_start
 import pytest
 import reduced_precision
 from conftest import absent
+from engines.precisions import reduced_or_skip
 
 from bundles import make_bundle
 from edge_rul.bundle import Bundle
@@ -49,6 +50,7 @@ def test_a_measured_tolerance_makes_a_precision_usable(tmp_path: Path) -> None:
     assert made.manifest.tolerance["float32"] == bundle.manifest.tolerance["float32"]
     assert made.manifest.tolerance["int8"].rul == 4.0
     assert made.manifest.files == bundle.manifest.files, "nothing but the manifest changed"
+    reduced_or_skip(made, "int8")
     open_engine("openvino", made, precision="int8").close()
 
 
