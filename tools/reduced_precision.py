@@ -5,8 +5,9 @@
 For each reduced precision that computes here, beside float32's: RMSE and NASA score by the standard protocol (last
 window of each test engine), and the largest single difference from float32 over all full test windows. float16 and
 bfloat16 of the TensorRT engines run on a GPU; without one float16's graph is computed by ONNX Runtime, which rounds as
-the graph says, and is labelled so. --write puts each measured precision's tolerance into the bundle's manifest, twice
-the largest difference (this changes the bundle's sha256), so that the daemon serves it.
+the graph says, and is labelled so. --write puts each measured precision's tolerance into the bundle's manifest, so that
+the daemon serves it (this changes the bundle's sha256): twice the largest difference over all full windows of the
+*training* lives, as nothing in a manifest may come from the test files.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from edge_rul.engines.choose import installed
 from edge_rul.errors import EdgeRulError
 from edge_rul.training.evaluate import load_table
 from edge_rul.training.metrics import scores
-from edge_rul.training.windows import full_windows, labels, last_windows
+from edge_rul.training.windows import Windows, full_windows, labels, last_windows
 
 BATCH = 64
 WORST = 0.02  # of the largest RUL; a precision that is further off is not the trained model
@@ -75,49 +76,53 @@ def _float16(bundle: Bundle) -> Infer:
 
 
 def cost(bundle: Bundle, data: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """A row for float32 and each reduced precision, over the test lives."""
     m = bundle.manifest
     table = load_table(bundle, data, "test")
     ends, every = last_windows(table, m.window), full_windows(table, m.window)
     true = labels(ends, m.rul.max, m.classes)
-    x_ends, x_every = (m.transform.apply(w.readings(before=m.transform.changes)).x for w in (ends, every))
-
-    def row(label: str, precision: str, infer: Infer, exact: tuple[Array, Array] | None) -> dict[str, Any]:
-        report = scores(*infer(x_ends), true.rul, true.health)
-        answers = infer(x_every) if exact is not None else None
-        off = (
-            [float(np.abs(a - b).max()) for a, b in zip(answers, exact, strict=True)]
-            if answers and exact
-            else [0.0, 0.0]
-        )
-        return {
-            "engine": label,
-            "precision": precision,
-            "rmse": report.rmse,
-            "nasa_score": report.nasa_score,
-            "largest_difference": off[0],
-            "largest_difference_logits": off[1],
-        }
-
+    x_ends, x_every = _inputs(bundle, ends), _inputs(bundle, every)
+    result = []
     with open_engine("onnxruntime", bundle, max_batch=BATCH) as engine:
-        result = [row("onnxruntime float32", "float32", lambda x: infer_all(engine, x), None)]
         exact = infer_all(engine, x_every)
-    for label, (precision, infer) in reduced(bundle, say).items():
-        result.append(row(label, precision, infer, exact))
-    say(f"largest differences over {len(every)} windows")
+        of_float32 = ("float32", lambda x: infer_all(engine, x))
+        for label, (precision, infer) in {"onnxruntime float32": of_float32, **reduced(bundle, say)}.items():
+            report = scores(*infer(x_ends), true.rul, true.health)
+            row = {"engine": label, "precision": precision, "rmse": report.rmse, "nasa_score": report.nasa_score}
+            result.append({**row, **_difference(infer(x_every), exact)})
+    say(f"largest differences over {len(every)} windows of test lives")
     return result
 
 
-def write_tolerances(bundle: Bundle, result: list[dict[str, Any]]) -> Bundle:
-    """The bundle again with a tolerance for each precision of `result` but float32."""
+def differences(bundle: Bundle, data: Path, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Precision -> its largest differences from float32 over the training lives."""
+    x = _inputs(bundle, full_windows(load_table(bundle, data, "train"), bundle.manifest.window))
+    with open_engine("onnxruntime", bundle, max_batch=BATCH) as engine:
+        exact = infer_all(engine, x)
+    found = {precision: _difference(infer(x), exact) for precision, infer in reduced(bundle, say).values()}
+    say(f"tolerances from {len(x)} windows of training lives")
+    return found
+
+
+def _inputs(bundle: Bundle, windows: Windows) -> Array:
+    transform = bundle.manifest.transform
+    return transform.apply(windows.readings(before=transform.changes)).x
+
+
+def _difference(answers: tuple[Array, Array], exact: tuple[Array, Array]) -> dict[str, float]:
+    rul, logits = (float(np.abs(a - b).max()) for a, b in zip(answers, exact, strict=True))
+    return {"largest_difference": rul, "largest_difference_logits": logits}
+
+
+def write_tolerances(bundle: Bundle, found: Mapping[str, Mapping[str, float]]) -> Bundle:
+    """The bundle again with a tolerance for each precision of `found`, as `differences` gives it."""
     tolerance = dict(bundle.manifest.tolerance)
-    for row in result:
-        if row["precision"] == "float32":
-            continue
-        if row["largest_difference"] > WORST * bundle.manifest.rul.max:
-            print(f"  {row['precision']}: no tolerance written, it is too far from float32", file=sys.stderr)
+    for precision, off in found.items():
+        if off["largest_difference"] > WORST * bundle.manifest.rul.max:
+            print(f"  {precision}: no tolerance written, it is too far from float32", file=sys.stderr)
         else:
-            rul, logits = (float(f"{MARGIN * row[k]:.2g}") for k in ("largest_difference", "largest_difference_logits"))
-            tolerance[row["precision"]] = Tolerance(rul=rul, logits=logits)
+            rul, logits = (float(f"{MARGIN * off[k]:.2g}") for k in ("largest_difference", "largest_difference_logits"))
+            tolerance[precision] = Tolerance(rul=rul, logits=logits)
     fields = {f: getattr(bundle.manifest, f) for f in bundle.manifest.__struct_fields__ if f not in ("schema", "files")}
     from safetensors.numpy import load_file  # noqa: PLC0415
 
@@ -139,7 +144,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="the tolerances into the manifest")
     args = parser.parse_args(argv)
     bundle = bundles.load(args.bundle)
-    result = cost(bundle, args.data, lambda text: print(f"  {text}", file=sys.stderr))
+
+    def say(text: str) -> None:
+        print(f"  {text}", file=sys.stderr)
+
+    result = cost(bundle, args.data, say)
     if args.json:
         print(json.dumps(result, indent=1))
     else:
@@ -150,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{row['largest_difference']:>13.3f} {bundle.manifest.rul.unit}"
             )
     if args.write:
-        made = write_tolerances(bundle, result)
+        made = write_tolerances(bundle, differences(bundle, args.data, say))
         tolerances = msgspec.json.encode(made.manifest.tolerance).decode()
         print(f"wrote {made.path}, sha256 {made.sha256[:12]}: {tolerances}", file=sys.stderr)
     return 0

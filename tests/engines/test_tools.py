@@ -45,8 +45,9 @@ def test_a_measured_tolerance_makes_a_precision_usable(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no tolerance for precision int8") as caught:
         open_engine("openvino", bundle, precision="int8")
     assert "reduced_precision.py" in caught.value.hint
-    row = {"precision": "int8", "largest_difference": 2.0, "largest_difference_logits": 1.0}
-    made = reduced_precision.write_tolerances(bundle, [{**row, "precision": "float32"}, row])
+    made = reduced_precision.write_tolerances(
+        bundle, {"int8": {"largest_difference": 2.0, "largest_difference_logits": 1.0}}
+    )
     assert made.manifest.tolerance["float32"] == bundle.manifest.tolerance["float32"]
     assert made.manifest.tolerance["int8"].rul == 4.0
     assert made.manifest.files == bundle.manifest.files, "nothing but the manifest changed"
@@ -56,8 +57,9 @@ def test_a_measured_tolerance_makes_a_precision_usable(tmp_path: Path) -> None:
 
 def test_a_precision_that_is_far_off_gets_no_tolerance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = make_bundle(tmp_path / "b")
-    row = {"precision": "int8", "largest_difference": 116.6, "largest_difference_logits": 9.0}
-    made = reduced_precision.write_tolerances(bundle, [row])
+    made = reduced_precision.write_tolerances(
+        bundle, {"int8": {"largest_difference": 116.6, "largest_difference_logits": 9.0}}
+    )
     assert set(made.manifest.tolerance) == {"float32"}
     assert "too far from float32" in capsys.readouterr().err
 
