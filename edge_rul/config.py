@@ -152,10 +152,14 @@ class AssetSettings(_Settings, frozen=True):
 
 class WindowSettings(_Settings, frozen=True):
     """max_late: readings of an asset that may be newer than one that still comes; the window's length by default, and 0
-    counts late readings as lost. max_gap: missing cycles in a row that the reading before stands in for."""
+    counts late readings as lost. max_gap: missing cycles in a row that the reading before stands in for.
+    seconds_per_cycle: how long a cycle is, for readings without a number. allow_undeduplicated: take readings at QoS 1
+    that have neither number nor time, although one that comes again is then counted twice."""
 
     max_late: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
     max_gap: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    seconds_per_cycle: Annotated[float, msgspec.Meta(ge=0.001, le=10**9)] | None = None
+    allow_undeduplicated: bool = False
 
 
 class ScoringSettings(_Settings, frozen=True):

@@ -55,6 +55,7 @@ class Reason(str, Enum):
     BAD_ASSET = "bad_asset"  # an asset's name that does not fit into a topic, or none
     BAD_CYCLE = "bad_cycle"  # not an integer from 0 to 2^53
     BAD_TIME = "bad_time"
+    NO_KEY = "no_key"  # neither cycle nor time at QoS 1
     FUTURE = "future"  # its time lies ahead of our clock by more than limits.skew
     BAD_VALUE = "bad_value"  # not a number
     NOT_FINITE = "not_finite"  # NaN where it may not be held, infinite, or beyond float32
@@ -65,6 +66,7 @@ class Reason(str, Enum):
     CONFLICT = "conflict"  # the same cycle with other values; the first stays
     LATE = "late"  # its place in the window has passed
     OLD_LIFE = "old_life"  # older than the first reading of the asset's life
+    OTHER_KEY = "other_key"  # its life goes by cycle numbers and it has none, or the other way round
     NOTHING_TO_HOLD = "nothing_to_hold"  # a missing value, and no earlier reading to take it from
     OUT_OF_RANGE = "out_of_range"  # a value beyond the input's valid range, where it may not be held
     TOO_MANY_ASSETS = "too_many_assets"  # above limits.assets

@@ -80,7 +80,12 @@ class Intake:
 
     def _take(self, message: Received, now: float, wall: int) -> None:
         decoded = self._pipeline.decode(
-            message.topic, message.payload, wall, reply_to=message.reply_to, retained=message.retained
+            message.topic,
+            message.payload,
+            wall,
+            qos=message.qos,
+            reply_to=message.reply_to,
+            retained=message.retained,
         )
         for bad in decoded.rejected:
             self._faults.fault("message_rejected", bad.reason.value, now, topic=bad.topic, problem=bad.problem)

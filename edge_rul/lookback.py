@@ -72,6 +72,7 @@ class Scorer:
             max_gap=windows.max_gap,
             max_hold=[i.max_hold for i in manifest.inputs],
             changes=self._transform.changes,
+            seconds_per_cycle=windows.seconds_per_cycle,
         )
         self._ranges = manifest.ranges
         self._model = model_of(bundle, engine, journal)
@@ -102,8 +103,8 @@ class Scorer:
             if isinstance(applied, Reason):
                 rows.append(Row(seq, entry, applied.value))
                 continue
-            rows.append(Row(seq, entry, USED, applied.life))
-            self._rows[applied.life, entry.cycle] = rows[-1]
+            rows.append(Row(seq, msgspec.structs.replace(entry, cycle=applied.cycle), USED, applied.life))
+            self._rows[applied.life, applied.cycle] = rows[-1]
             for answer in applied.answers:
                 due = Due.of(seq, entry.asset, applied.life, answer, alarm=False)
                 self._due.append((due, answer.window.readings))
@@ -149,14 +150,15 @@ def history(kept: Kept, scorer: Scorer) -> list[Row]:
     """The asset's readings that the journal keeps, in order of arrival, with their predictions.
 
     What came up to the newest snapshot is applied to an empty window, as the one before it is gone, so the first rows
-    lack a prediction; what came after it is exact. The snapshot also tells which life it is.
+    lack a prediction; what came after it is exact. The snapshot also tells which life it is, and how many came in it
+    where readings are counted by arrival.
     """
     asset, entries = kept.asset, kept.entries
     if kept.snapshot is None:
         return scorer.apply(entries)
     seq, state = kept.snapshot
     before = scorer.apply(n for n in entries if n.seq <= seq)
-    reached = scorer.lives.number(asset) if before else 0
+    reached, last = (scorer.lives.number(asset), scorer.lives.standing(asset).cycle) if before else (0, None)
     scorer.begin()
     try:
         scorer.lives.load(asset, state)
@@ -164,11 +166,16 @@ def history(kept: Kept, scorer: Scorer) -> list[Row]:
         problem = f"its snapshot does not fit the configured bundle: {e}"
         raise DataError("export", str(asset), problem, hint="export with the bundle that the daemon ran") from None
     offset = scorer.lives.number(asset) - reached
+    newest = scorer.lives.standing(asset).cycle
     for row in before:
-        if row.life is not None:
-            row.life += offset
-            if row.prediction is not None:
-                row.prediction = msgspec.structs.replace(row.prediction, life=row.life)
+        if row.life is None:
+            continue
+        by_arrival = row.reading.key == "arrival" and row.life == reached
+        row.life += offset
+        cycle = row.reading.cycle + ((newest or 0) - (last or 0) if by_arrival else 0)
+        row.reading = msgspec.structs.replace(row.reading, cycle=cycle)
+        if row.prediction is not None:
+            row.prediction = msgspec.structs.replace(row.prediction, life=row.life, cycle=cycle)
     scorer.answer(before)  # a late reading may still revise them
     return before + scorer.apply(n for n in entries if n.seq > seq)
 
@@ -235,12 +242,15 @@ class Compared(msgspec.Struct):
 
 
 def rescore(
-    rows: list[dict[str, Any]], inputs: Sequence[str], path: Path, bundle_path: Path, gap: int = 0
+    rows: list[dict[str, Any]],
+    inputs: Sequence[str],
+    path: Path,
+    bundle_path: Path,
+    windows: WindowSettings,
 ) -> tuple[list[Compared], Bundle]:
     """An export's used rows through the bundle at `bundle_path`, by asset, life and cycle, late ones in their place.
 
-    rows: see `lookback_file.load`. inputs: those that the file has. gap: cycles in a row that may be held. Raises
-    BundleError, EngineError, DataError.
+    rows: see `lookback_file.load`. inputs: those that the file has. Raises BundleError, EngineError, DataError.
     """
     bundle = bundles.load(bundle_path)
     needs = [i.name for i in bundle.manifest.inputs]
@@ -251,7 +261,7 @@ def rescore(
     used.sort(key=lambda row: (str(row["asset"]), row["life"], row["cycle"]))
     compared = []
     with open_engine("auto", bundle) as engine:
-        scorer = Scorer(bundle, engine, WindowSettings(max_late=0, max_gap=gap))
+        scorer = Scorer(bundle, engine, windows)
         for _, life in groupby(used, key=lambda row: (row["asset"], row["life"])):
             group = list(life)
             scorer.begin()
@@ -262,8 +272,9 @@ def rescore(
 
 def _numbered(index: int, row: dict[str, Any], inputs: Sequence[str]) -> Numbered:
     values = np.array([row["values"][name] for name in inputs], np.float32)
-    # Without its time: that it belongs to this life is settled.
-    return Numbered(index + 1, Reading(row["asset"], row["cycle"], None, values))
+    # Without its time, unless that is its key: that it belongs to this life is settled.
+    cycle, key = row["cycle"], row["key"]
+    return Numbered(index + 1, Reading(row["asset"], cycle, cycle if key == "time" else None, values, key=key))
 
 
 def export_command(config: Path, asset: str, levels: dict[str, str], since: int | None, out: Path | None) -> int:
@@ -276,12 +287,12 @@ def export_command(config: Path, asset: str, levels: dict[str, str], since: int 
     return 0
 
 
-def rescore_command(path: Path, bundle: Path, *, gap: int, json: bool, out: Path | None) -> int:
+def rescore_command(path: Path, bundle: Path, windows: WindowSettings, *, json: bool, out: Path | None) -> int:
     """Show both side by side, and write them to a file. Raises EdgeRulError."""
     from edge_rul import lookback_file as files  # noqa: PLC0415
 
     rows, inputs = files.load(path)
-    compared, other = rescore(rows, inputs, path, bundle, gap)
+    compared, other = rescore(rows, inputs, path, bundle, windows)
     report = files.Report(compared, path, other)
     if out is not None:
         files.write(out, report.columns())

@@ -39,6 +39,7 @@ def columns(rows: list[Row], bundle: Bundle) -> Columns:
     for level in [name for name, _ in rows[0].reading.asset.levels] if rows else []:
         found[_LEVEL + level] = [dict(row.reading.asset.levels)[level] for row in rows]
     found["life"] = [row.life for row in rows]
+    found["key"] = [row.reading.key for row in rows]
     found["cycle"] = [row.reading.cycle for row in rows]
     found["ts"] = [iso(row.reading.time) for row in rows]
     found["verdict"] = [row.verdict for row in rows]
@@ -106,8 +107,8 @@ def _parquet(path: Path) -> Any:
 def load(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """An export's rows, and the names of its inputs. Raises DataError where it is none.
 
-    Each row has `asset` (Asset), `life`, `cycle`, `ts`, `verdict`, `values` by input, NaN where missing, and `rul`,
-    `rul_unit`, `class`, `bundle`, None where the file has none.
+    Each row has `asset` (Asset), `life`, `key`, `cycle`, `ts`, `verdict`, `values` by input, NaN where missing, and
+    `rul`, `rul_unit`, `class`, `bundle`, None where the file has none.
     """
     names, raw = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     inputs = [name.removeprefix(_VALUE) for name in names if name.startswith(_VALUE)]
@@ -134,6 +135,7 @@ def _row(row: dict[str, Any], inputs: Sequence[str], levels: Sequence[str]) -> d
     return {
         "asset": asset,
         "life": None if life is None and verdict != USED else int(life or 0),
+        "key": "time" if given("key") == "time" else "cycle",  # what was counted has a number by now
         "cycle": int(row["cycle"]),
         "ts": given("ts"),
         "verdict": verdict,

@@ -53,14 +53,15 @@ def sample(visit: Visit, templates: Sequence[str], decoder: Decoder, seconds: fl
 
 
 def _read(heard: Any, decoder: Decoder) -> tuple[str, bool]:
-    decoded = decoder.decode(heard.topic, heard.payload, round(time.time() * 1000))
+    decoded = decoder.decode(heard.topic, heard.payload, round(time.time() * 1000), qos=heard.qos)
     how = f"{heard.topic}, QoS {heard.qos}{', retained' if heard.retain else ''}"
     said = [f"{how}: {len(decoded.entries)} of {len(decoded.entries) + len(decoded.rejected)} readings can be used"]
     for entry in decoded.entries[:1]:
         if isinstance(entry, Reading):
             missing = int(np.isnan(entry.values).sum())
             held = f", {missing} of {len(entry.values)} inputs are held" if missing else ""
-            said.append(f"asset {entry.asset}, cycle {entry.cycle}, {iso(entry.time) or 'no event time'}{held}")
+            known = f"cycle {entry.cycle}" if entry.key == "cycle" else f"known by its {entry.key}"
+            said.append(f"asset {entry.asset}, {known}, {iso(entry.time) or 'no event time'}{held}")
     said += [f"{bad.reason.value}: {bad.problem}" for bad in decoded.rejected[:1]]
     if heard.qos == 0:
         said.append("at QoS 0 it can be lost on the way without a trace: let the sender take QoS 1")

@@ -100,6 +100,7 @@ def build_decoder(settings: Settings, bundle: Bundle, also: Sequence[str] = ()) 
         refused_limit=settings.limits.dead_letter,
         skew=settings.limits.skew,
         clock_is_right=lambda: synchronised() is not False,
+        undeduplicated=settings.windows.allow_undeduplicated,
         rates=Rates(settings.limits.rate, settings.limits.burst) if settings.limits.rate is not None else None,
     )
 
@@ -118,6 +119,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         max_assets=settings.limits.assets,
         max_late=settings.windows.max_late,
         max_gap=settings.windows.max_gap,
+        seconds_per_cycle=settings.windows.seconds_per_cycle,
         max_hold=[i.max_hold for i in manifest.inputs],
         ranges=manifest.ranges,
         stale_after=None if settings.assets.stale_after == "never" else settings.assets.stale_after,

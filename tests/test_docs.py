@@ -68,7 +68,7 @@ def test_the_readings_and_commands_shown_are_taken() -> None:
         command=Template("edge-rul/command"),
     )
     readings = blocks(TOPICS.partition("## In: readings")[2].partition("\n## ")[0], "json")
-    assert [len(json.loads(r)) if r.startswith("[") else 1 for r in readings] == [1, 1, 2]
+    assert [len(json.loads(r)) if r.startswith("[") else 1 for r in readings] == [1, 1, 2, 1]
     for payload in readings:
         decoded = decoder.decode("plant/line-a/engine-7/cycle", payload.encode(), 1_800_000_000_000)
         assert decoded.rejected == []

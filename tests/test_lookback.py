@@ -209,6 +209,54 @@ def test_a_late_reading_after_the_snapshot_revises_a_row_before_it(
     assert_as_published(rows, daemon)
 
 
+def test_readings_without_numbers_come_out_as_they_were_published(
+    daemon: Daemon, tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Across a snapshot: one pump sends times, one of them late, the other nothing but values, at QoS 0."""
+
+    def send(indices: list[int]) -> None:
+        for i in indices:
+            values = daemon.values[i].tolist()
+            daemon.transport.put({"ts": T0 + i * 1000, "values": values}, "A/pump")
+            daemon.transport.put({"values": values}, "A/fan", qos=0)
+        daemon.settle()
+
+    send([1, 2, 3, 4, 5, 6, 8, 9])
+    for _ in range(3):
+        daemon.settle(101.0)
+    send([7, 10])
+    rows = table(main(capsys, "export", "pump", "--config", daemon.config)[1])
+    assert_as_published(rows, daemon)
+    assert {r["key"] for r in rows} == {"time"}
+    assert [((int(r["cycle"]) - T0) // 1000, r["revision"]) for r in rows if r["rul"]] == [
+        *((5, "0"), (6, "0"), (8, "1"), (9, "1"), (7, "0"), (10, "0"))
+    ]
+    for name, cycles in (("pump", [T0 + i * 1000 for i in range(5, 11)]), ("fan", list(range(5, 11)))):
+        path = tmp_path / f"{name}.csv"
+        main(capsys, "export", name, "--config", daemon.config, "--out", path)
+        out = main(capsys, "rescore", path, "--bundle", tiny_bundle.path, "--seconds-per-cycle", "1", "--json")[1]
+        report = json.loads(out)
+        assert [r["cycle"] for r in report["rows"] if r["rul_bundle"] is not None] == cycles
+        assert report["largest_difference"] <= EXACT
+
+
+def test_a_count_by_arrival_goes_on_where_what_came_first_is_no_longer_kept(
+    tmp_path: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon = Daemon(tmp_path, tiny_bundle, ", keep_hours: 0")
+    for batch in range(3):
+        for i in range(10):
+            daemon.transport.put({"values": daemon.values[10 * batch + i].tolist()}, "A/pump", qos=0)
+        for _ in range(3):
+            daemon.settle(101.0)
+    rows = table(main(capsys, "export", "pump", "--config", daemon.config)[1])
+    published = list(daemon.published())
+    daemon.close()
+    assert len(rows) < 30
+    assert [int(r["cycle"]) for r in rows] == list(range(31 - len(rows), 31))
+    assert published[-1] == (0, 30)
+
+
 def test_missing_values_are_empty_and_held(tiny_bundle: Bundle) -> None:
     asset = Asset("x")
     values = raw_windows(tiny_bundle.manifest.normaliser, 1, 8)[0]

@@ -286,6 +286,44 @@ def test_readings_that_come_back_in_another_order_after_a_crash_get_one_answer_e
     assert all(len(found) == 1 for found in answers.values())
 
 
+def test_readings_known_by_their_times_get_one_answer_each_through_crashes_and_another_order(rig: Rig) -> None:
+    """Nobody can tell from two times that nothing came between them, so that each answer waits for the commit."""
+    rows = [{"ts": NOW + i * 1000, "values": [40.0 + i, 0.5]} for i in range(8)]
+    for i in (0, 1, 3, 4):
+        rig.transport.put(rows[i])
+    while rig.worker.step():
+        pass
+    assert rig.transport.predictions() == []
+    rig.crash()  # before any commit; the broker has forgotten the order
+    for i in (0, 1, 2, 3, 4, 5):
+        rig.transport.put(rows[i])
+    rig.settle()
+    rig.crash()
+    for i in (5, 4, 7, 6, 6):
+        rig.transport.put(rows[i])
+    rig.settle()
+    answers: dict[tuple[int, int], set[float]] = {}
+    for p in rig.transport.predictions():
+        answers.setdefault(((p["cycle"] - NOW) // 1000, p["revision"]), set()).add(p["rul"])
+    assert answers == {(i, 0): {40.0 + i} for i in range(2, 8)} | {(7, 1): {47.0}}
+    assert rig.worker.statistics().dropped == {"duplicate": 3}
+
+
+def test_what_has_neither_number_nor_time_is_refused_at_qos_1_where_it_may_come_twice(rig: Rig) -> None:
+    plain = {"values": [50.0, 0.5]}
+    mid = rig.transport.put(plain)
+    for _ in range(3):
+        rig.transport.put(plain, qos=0)
+    rig.settle()
+    assert rig.transport.acknowledged == [mid]
+    assert rig.transport.reasons() == ["no_key"]
+    assert [p["cycle"] for p in rig.transport.predictions()] == [3]
+    rig.crash()
+    rig.transport.put(plain, qos=0)
+    rig.settle()
+    assert rig.transport.predictions()[-1]["cycle"] == 4, "it counts on from the journal"
+
+
 def test_an_alarm_of_the_daemons_own_lets_the_watermark_pass_no_answer(rig: Rig) -> None:
     for cycle in (1, 2, 3, 5, 6):
         rig.transport.put(reading(cycle))

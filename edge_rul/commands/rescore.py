@@ -16,11 +16,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=table, metavar="FILE", help="of `edge-rul export`, .csv or .parquet")
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
     parser.add_argument("--max-gap", type=whole(0), default=0, metavar="N", help="as windows.max_gap (0)")
+    parser.add_argument(
+        "--seconds-per-cycle", type=float, metavar="S", help="as windows.seconds_per_cycle, for readings keyed by time"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with every row")
     parser.add_argument("--out", type=table, metavar="FILE", help="write every row, .csv or .parquet")
 
 
 def run(args: argparse.Namespace) -> int:
+    from edge_rul.config import WindowSettings
     from edge_rul.lookback import rescore_command
 
-    return rescore_command(args.file, args.bundle, gap=args.max_gap, json=args.json, out=args.out)
+    windows = WindowSettings(max_late=0, max_gap=args.max_gap, seconds_per_cycle=args.seconds_per_cycle)
+    return rescore_command(args.file, args.bundle, windows, json=args.json, out=args.out)

@@ -149,15 +149,23 @@ class Alarms:
         self._states: dict[Asset, list[Status | None]] = {}
 
     def predicted(
-        self, asset: Asset, life: int, cycle: int, time: int | None, rul: float, probabilities: dict[str, float]
+        self,
+        asset: Asset,
+        life: int,
+        cycle: int,
+        time: int | None,
+        rul: float,
+        probabilities: dict[str, float],
+        unit: int = 1,
     ) -> list[Change]:
-        """What a new cycle's prediction changes. The first one of an asset reports every alarm's state."""
+        """What a new cycle's prediction changes. The first one of an asset reports every alarm's state. unit: by how
+        much `cycle` grows in a cycle."""
         row = self._states.setdefault(asset, [None] * len(self.rules))
         changes = []
         for index, rule in enumerate(self.rules):
             old = row[index]
             signal, value = rule.signal(rul, probabilities)
-            new, event = _step(old or Status(State.NORMAL, life, cycle, value), rule, signal, life, cycle, value)
+            new, event = _step(old or Status(State.NORMAL, life, cycle, value), rule, signal, life, cycle, value, unit)
             row[index] = new
             if old is None or new.state is not old.state or new.shelved_until != old.shelved_until:
                 changes.append(Change(asset, rule, new, cycle, time, event))
@@ -222,9 +230,9 @@ class Alarms:
             raise ValueError("nothing to acknowledge: no such alarm is on, or somebody acknowledged it already")
         return changes
 
-    def shelve(self, asset: Asset, alarm: str, cycle: int, cycles: int) -> list[Change]:
-        """Keep quiet about it for the next `cycles`; 0 ends that now. Raises ValueError."""
-        until = cycle + cycles if cycles else None
+    def shelve(self, asset: Asset, alarm: str, cycle: int, cycles: int, unit: int = 1) -> list[Change]:
+        """Keep quiet about it for the next `cycles`; 0 ends that now. unit: see `predicted`. Raises ValueError."""
+        until = cycle + cycles * unit if cycles else None
 
         def shelved(status: Status) -> Status | None:
             new = msgspec.structs.replace(status, shelved_until=until)
@@ -251,12 +259,12 @@ class Alarms:
 
 
 def _step(
-    old: Status, rule: Rule, signal: Signal, life: int, cycle: int, value: float
+    old: Status, rule: Rule, signal: Signal, life: int, cycle: int, value: float, unit: int
 ) -> tuple[Status, Transition | None]:
     state, event = TABLE.get((old.state, signal), (old.state, None))
     since = old.since if state is old.state else cycle
     delay = {State.RAISING: rule.on_delay, State.CLEARING: rule.off_delay}.get(state)
-    if delay is not None and cycle - since >= delay:
+    if delay is not None and round((cycle - since) / unit) >= delay:
         state, event = TABLE[state, Signal.ELAPSED]
         since = cycle
     until = old.shelved_until

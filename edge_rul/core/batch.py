@@ -25,8 +25,9 @@ class Due(msgspec.Struct, frozen=True):
 
     held: values of the window that were missing and held. missing: cycles that never came between its first and last.
     revision: of the key's answer, from 0. newest: the cycle is the asset's newest, so its answer is retained. alarm:
-    the answer moves the alarms; only a newest cycle's first answer does. skipped: due windows of the asset that were
-    left out since its last answer, as scoring lagged.
+    the answer moves the alarms; only a newest cycle's first answer does. unit: see `Window`. numbered: whether its
+    readings bear numbers, which tell whether any is missing. skipped: due windows of the asset that were left out since
+    its last answer, as scoring lagged.
     """
 
     seq: int
@@ -39,10 +40,12 @@ class Due(msgspec.Struct, frozen=True):
     revision: int
     newest: bool
     alarm: bool
+    unit: int = 1
+    numbered: bool = True
     skipped: int = 0
 
     @classmethod
-    def of(cls, seq: int, asset: Asset, life: int, answer: Answer, *, alarm: bool) -> Due:
+    def of(cls, seq: int, asset: Asset, life: int, answer: Answer, *, alarm: bool, numbered: bool = True) -> Due:
         """An asset's answer as it is due to the entry `seq`."""
         return cls(
             seq=seq,
@@ -55,6 +58,8 @@ class Due(msgspec.Struct, frozen=True):
             revision=answer.revision,
             newest=answer.newest,
             alarm=alarm,
+            unit=answer.window.unit,
+            numbered=numbered,
         )
 
 
@@ -85,12 +90,12 @@ class Obeyed(msgspec.Struct, frozen=True):
 
 
 class Tended(msgspec.Struct, frozen=True):
-    """An operator sees to the asset's alarms. cycle: its newest that was answered; None where there is none."""
+    """An operator sees to the asset's alarms. newest: its cycle and unit; None where its window is not full yet."""
 
     seq: int
     asset: Asset
     command: Command
-    cycle: int | None
+    newest: tuple[int, int] | None
 
 
 class Removed(msgspec.Struct, frozen=True):

@@ -47,7 +47,8 @@ def pack(entry: Entry) -> bytes:
     if isinstance(entry, Stale):
         return _encode((_STALE, *asset, entry.heard, entry.at))
     values = entry.values.astype("<f4", copy=False).tobytes()
-    return _encode((_READING, *asset, entry.cycle, entry.time, values, entry.source, entry.received))
+    key = () if entry.key == "cycle" else (entry.key,)  # nearly all have a number: it costs them nothing
+    return _encode((_READING, *asset, entry.cycle, entry.time, values, entry.source, entry.received, *key))
 
 
 def unpack(data: bytes) -> Entry:

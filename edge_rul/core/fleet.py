@@ -142,10 +142,11 @@ class Fleet:
         if record is None:
             return
         record.seen, record.stale = wall, False
-        behind = record.cycle is not None and entry.cycle < record.cycle
+        cycle = None if entry.key == "arrival" else entry.cycle
+        behind = record.cycle is not None and cycle is not None and cycle < record.cycle
         if behind and (entry.time is None or record.time is None or entry.time <= record.time):
             return
-        record.cycle, record.time, record.values = entry.cycle, entry.time, entry.values.tolist()
+        record.cycle, record.time, record.values = cycle, entry.time, entry.values.tolist()
 
     def answered(self, answered: Answered) -> None:
         record = self._record(answered.asset)
@@ -154,7 +155,7 @@ class Fleet:
         prediction = answered.prediction
         low, high = prediction.bounds
         record.trace.put(prediction.life, prediction.cycle, prediction.rul, low, high)
-        record.trend = record.trace.change(TREND_CYCLES)
+        record.trend = record.trace.change(TREND_CYCLES * answered.unit)
         if answered.newest:
             record.answer = Answer(
                 life=prediction.life,

@@ -1,7 +1,8 @@
 """What a reading means for its asset: the next cycle, one that was there already, a late one, or a new life.
 
 Owns the assets, their lives and the judgement of a reading; feeds the rings. A life is an asset's run from new or
-overhauled to the next overhaul, counted from 0. Knows no clock: time is the readings' own.
+overhauled to the next overhaul, counted from 0; all its readings are keyed alike. Knows no clock: time is the readings'
+own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from edge_rul.core.payload import Reading
+from edge_rul.core.payload import Key, Reading
 from edge_rul.core.standing import Stale, Standing
 from edge_rul.core.topic import Asset
 from edge_rul.core.valid import Ranges
@@ -31,7 +32,8 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """A reading that entered its asset's ring. ended: the number of the life that it ended, or None.
+    """A reading that entered its asset's ring. cycle: its key there. ended: the number of the life that it ended, or
+    None.
 
     gap: cycles that are missing before it. late: it filled a hole. invalid: its values beyond their valid range, taken
     as missing. held_too_long: its window would be full, and is not answered since it holds an input for longer than it
@@ -39,6 +41,7 @@ class Applied(msgspec.Struct, frozen=True):
     """
 
     life: int
+    cycle: int
     ended: int | None = None
     gap: int = 0
     late: bool = False
@@ -52,7 +55,8 @@ class _Life(msgspec.Struct):
     """Where an asset stands. The row of its ring never changes. empty: no reading since the life began.
 
     since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to a life before. heard: when its
-    newest reading came, epoch seconds. silence: why it is stale, or None. full: whether its newest window is.
+    newest reading came, epoch seconds. silence: why it is stale, or None. full: whether its newest window is. key:
+    what the cycles of its readings are.
     """
 
     row: int
@@ -66,10 +70,12 @@ class _Life(msgspec.Struct):
     heard: int = 0
     silence: Stale | None = None
     full: bool = False
+    key: Key = "cycle"
 
 
 class _Blob(msgspec.Struct, array_like=True):
-    """An asset's state as it is stored. heard, stale_at: 0 where a state of 0.1 does not say, and where it is not."""
+    """An asset's state as it is stored. heard, stale_at: 0 where a state of 0.1 does not say, and where it is not. One
+    without `key` is older than readings without numbers."""
 
     version: int
     life: tuple[int, int, int, int | None, bool, int | None, int]
@@ -79,6 +85,7 @@ class _Blob(msgspec.Struct, array_like=True):
     values: bytes
     heard: int = 0
     stale_at: int = 0
+    key: Key = "cycle"
 
 
 class Lives:
@@ -138,6 +145,10 @@ class Lives:
             if incomplete:
                 return Reason.NOTHING_TO_HOLD
             life = self._add(reading.asset)
+        if reading.key != life.key and not life.empty:
+            return Reason.OTHER_KEY
+        if reading.key == "arrival":  # each is the next
+            reading = msgspec.structs.replace(reading, cycle=1 if life.empty else life.last_cycle + 1)
         verdict = self._judge(life, reading)
         if isinstance(verdict, Reason):
             return verdict
@@ -155,9 +166,9 @@ class Lives:
                 ended = life.number
                 self._end(life, reading.time)
             applied = self._next(life, reading, ended)
-        if before == (True, None) and life.full:
-            return applied
-        return msgspec.structs.replace(applied, standing=self.standing(reading.asset))
+        if before != (True, None) or not life.full:
+            applied = msgspec.structs.replace(applied, standing=self.standing(reading.asset))
+        return applied
 
     def standing(self, asset: Asset) -> Standing:
         """How the asset stands. Sets what it remembers of its window."""
@@ -219,7 +230,7 @@ class Lives:
             return b""
         fields = msgspec.structs.astuple(life)[1:8]
         stale_at = life.silence.at if life.silence else 0
-        return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row), life.heard, stale_at))
+        return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row), life.heard, stale_at, life.key))
 
     def load(self, asset: Asset, blob: bytes) -> None:
         """Take the state that `dump` gave. Raises ValueError where it is of another version or other inputs."""
@@ -232,8 +243,9 @@ class Lives:
         if state.version != 1:
             raise ValueError(f"the state of {asset} has version {state.version}, this program reads 1")
         life = self._lives.get(asset) or self._add(asset)
-        self._rings.load(life.row, state.cycles, state.times, state.revisions, state.values)  # or nothing is taken
-        self._lives[asset] = _Life(life.row, *state.life, heard=state.heard)
+        ring = state.cycles, state.times, state.revisions, state.values
+        self._rings.load(life.row, *ring, by_time=state.key == "time")  # or nothing is taken
+        self._lives[asset] = _Life(life.row, *state.life, heard=state.heard, key=state.key)
         if state.stale_at:
             self._lives[asset].silence = Stale(asset, state.heard, state.stale_at)
             self.stale.add(asset)
@@ -300,11 +312,9 @@ class Lives:
         life.last_time = None
 
     def _next(self, life: _Life, reading: Reading, ended: int | None) -> Applied:
-        gap = 0
         if life.empty:
-            life.first_cycle, life.empty = reading.cycle, False
-        else:
-            gap = reading.cycle - life.last_cycle - 1
+            self._rings.clear(life.row, by_time=reading.key == "time")
+            life.first_cycle, life.empty, life.key = reading.cycle, False, reading.key
         position = self._rings.insert(
             life.row, self._rings.count(life.row), reading.cycle, reading.time, reading.values
         )
@@ -314,7 +324,8 @@ class Lives:
         window = self._rings.window_at(life.row, position)
         answers = [self._answer(life, position, window)] if window else []
         held_too_long = window is None and self._rings.filled(life.row, position) == self._rings.window
-        return Applied(life.number, ended, gap, held_too_long=held_too_long, answers=answers)
+        gap = self._rings.gap(life.row, position)
+        return Applied(life.number, reading.cycle, ended, gap, held_too_long=held_too_long, answers=answers)
 
     def _late(self, life: _Life, reading: Reading) -> Applied:
         """Its own window, and again every later one that is not what it was before."""
@@ -328,7 +339,7 @@ class Lives:
             window = self._rings.window_at(row, position + i)
             if window and (i == 0 or not window.same(before[i - 1])):
                 answers.append(self._answer(life, position + i, window))
-        return Applied(life.number, late=True, answers=answers)
+        return Applied(life.number, reading.cycle, late=True, answers=answers)
 
     def _answer(self, life: _Life, position: int, window: Window) -> Answer:
         cycle = int(self._rings.cycles(life.row)[position])

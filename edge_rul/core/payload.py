@@ -5,7 +5,8 @@
     [{...}, {...}]                                                                 several; a bad one costs itself
 
 `ts` (ISO 8601, UTC where no zone is given, or epoch milliseconds) may be missing, and so may `asset` where the topic
-names it. Owns these shapes and what is wrong with a payload. Knows no window and no life.
+names it. Where `cycle` is missing, `ts` is the reading's key. Owns these shapes, what a reading is known by, and what
+is wrong with a payload. Knows no window and no life.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -33,13 +34,19 @@ _MILLISECONDS_FROM = 10**11  # 1973; a smaller number is a time in seconds
 _YEAR_1 = -62_135_596_800_000
 _MILLISECONDS_TO = 253_402_300_800_000  # the year 10000
 _TOPICS_CACHED = 65_536
+NO_NUMBER = -1
+
+Key = Literal["cycle", "time", "arrival"]
 
 
 class Reading(msgspec.Struct, frozen=True):
     """One cycle of one asset. values: (F,) float32, raw; NaN where a value is missing and may be held.
 
+    cycle: its key, by which its asset's readings are ordered and told apart: the number that it came with, or else its
+    event time, or -1 where it has neither and takes the number after the last one's.
     time: event time in epoch milliseconds; None where none came.
     source: which of the reading topics it came on, for a dead letter. received: when, epoch seconds; 0 unknown.
+    key: what `cycle` is.
     """
 
     asset: Asset
@@ -48,6 +55,7 @@ class Reading(msgspec.Struct, frozen=True):
     values: Array
     source: int = 0
     received: int = 0
+    key: Key = "cycle"
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -59,8 +67,8 @@ class Decoded(msgspec.Struct, frozen=True):
 
 
 class _Cycle(msgspec.Struct):
-    cycle: int
     values: dict[str, float | None] | list[float | None]
+    cycle: int | None = None
     ts: datetime | int | float | None = None
     asset: str | None = None
 
@@ -81,13 +89,16 @@ class Decoder:
         skew: float = 300.0,
         rates: Rates | None = None,
         clock_is_right: Callable[[], bool] = lambda: True,
+        undeduplicated: bool = False,
     ) -> None:
         """inputs: names in the bundle's order. hold: those whose previous value may stand in. skew: seconds.
 
         outputs: where the daemon publishes, and a reply may not go. refused_limit: bytes kept of what is refused.
         rates: of each topic, where it is limited; commands are not. clock_is_right: whether the clock that `received`
-        comes from can be trusted; asked only where a reading lies ahead of it by more than `skew`.
+        comes from can be trusted; asked only where a reading lies ahead of it by more than `skew`. undeduplicated: take
+        readings with neither cycle nor time at QoS 1 too.
         """
+        self._undeduplicated = undeduplicated
         self._inputs = tuple(inputs)
         self._hold = frozenset(hold)
         self._readings = tuple(readings)
@@ -107,11 +118,18 @@ class Decoder:
         self._float32 = struct.Struct(f"={len(self._inputs)}f").pack
 
     def decode(
-        self, topic: str, payload: bytes, received: int, *, reply_to: ReplyTo | None = None, retained: bool = False
+        self,
+        topic: str,
+        payload: bytes,
+        received: int,
+        *,
+        qos: int = 1,
+        reply_to: ReplyTo | None = None,
+        retained: bool = False,
     ) -> Decoded:
         """Never raises for what a sender can do. received: our clock in epoch milliseconds.
 
-        reply_to: where MQTT 5 says that the answer goes. retained: the broker had kept it.
+        qos: at 1 it may come twice. reply_to: where MQTT 5 says that the answer goes. retained: the broker had kept it.
         """
         if topic == self._command:
             return self._decode_command(topic, payload, reply_to, retained)
@@ -127,7 +145,7 @@ class Decoder:
         result = Decoded([], [])
         for element in elements:
             try:
-                reading = self._reading(topic, source, levels, element, received // 1000)
+                reading = self._reading(topic, source, levels, element, received // 1000, qos)
                 if reading.time is not None and reading.time > received + self._skew:
                     self._judge_future(topic, reading.time - received)
             except BadMessage as e:
@@ -175,7 +193,8 @@ class Decoder:
     def describe(self, reading: Reading) -> bytes:
         """The reading as a plant would send it: JSON, values by name, null where one is missing."""
         values = dict(zip(self._inputs, reading.values.tolist(), strict=True))  # NaN becomes null
-        return msgspec.json.encode({"cycle": reading.cycle, "ts": reading.time, "values": values})
+        cycle = reading.cycle if reading.key == "cycle" else None
+        return msgspec.json.encode({"cycle": cycle, "ts": reading.time, "values": values})
 
     def _match(self, topic: str) -> tuple[int, dict[str, str]]:
         """Which template the topic is of, and its named levels."""
@@ -201,7 +220,9 @@ class Decoder:
         except (msgspec.DecodeError, ValueError, RecursionError) as e:
             raise BadMessage(Reason.NOT_JSON, topic, f"this is not JSON: {e}") from None
 
-    def _reading(self, topic: str, source: int, levels: dict[str, str], element: Any, received: int) -> Reading:
+    def _reading(
+        self, topic: str, source: int, levels: dict[str, str], element: Any, received: int, qos: int
+    ) -> Reading:
         try:
             if isinstance(element, msgspec.Raw):
                 cycle = self._cycle.decode(element)
@@ -211,14 +232,31 @@ class Decoder:
             raise BadMessage(_reason(str(e)), topic, _detail(str(e), element)) from None
         except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as e:
             raise BadMessage(Reason.NOT_JSON, topic, f"this is not JSON: {e}") from None
-        if not 0 <= cycle.cycle <= _CYCLE_MAX:
-            raise BadMessage(Reason.BAD_CYCLE, topic, f"cycle is {cycle.cycle}, expected 0 to 2^53")
+        time = _milliseconds(topic, cycle.ts)
+        key: Key = "cycle"
+        if (number := cycle.cycle) is None:
+            key, number = self._key(topic, time, qos)
+        elif not 0 <= number <= _CYCLE_MAX:
+            raise BadMessage(Reason.BAD_CYCLE, topic, f"cycle is {number}, expected 0 to 2^53")
         if (asset := self._assets.get(topic)) is None:
             asset = self._asset(topic, levels, cycle.asset)
             if "asset" in levels:
                 self._assets[topic] = asset
-        time, values = _milliseconds(topic, cycle.ts), self._values(topic, cycle.values)
-        return Reading(asset, cycle.cycle, time, values, source, received)
+        return Reading(asset, number, time, self._values(topic, cycle.values), source, received, key)
+
+    def _key(self, topic: str, time: int | None, qos: int) -> tuple[Key, int]:
+        """Of a reading without a cycle number. time: epoch milliseconds."""
+        if time is not None:
+            if time < 0:
+                raise BadMessage(Reason.BAD_TIME, topic, "ts lies before 1970, and there is no cycle to know it by")
+            return "time", time
+        if qos and not self._undeduplicated:
+            problem = (
+                "it has neither cycle nor ts, so that the same one sent again, as QoS 1 may, would count twice; send "
+                "either, or set windows.allow_undeduplicated"
+            )
+            raise BadMessage(Reason.NO_KEY, topic, problem)
+        return "arrival", NO_NUMBER
 
     def _asset(self, topic: str, levels: dict[str, str], named: str | None) -> Asset:
         name = levels.get("asset", named)

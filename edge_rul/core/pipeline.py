@@ -48,11 +48,13 @@ class AlarmRow(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """A prediction as it was published, for who looks on. newest: it is of its asset's newest cycle."""
+    """A prediction as it was published, for who looks on. newest: it is of its asset's newest cycle. unit: see
+    `Window`."""
 
     asset: Asset
     prediction: Prediction
     newest: bool
+    unit: int = 1
 
 
 class Completed(msgspec.Struct):
@@ -61,9 +63,9 @@ class Completed(msgspec.Struct):
     replies: what became of commands. removed: assets that are no more. renewed: that began this life.
 
     unsettled: seq of the first step whose answer hangs on the order in which readings came: a window with a gap or a
-    held value, a revision, a new life, a reading that is not used. Until its entry is durable a crash may bring its
-    readings back in another order (a broker that was killed forgets), and the same key would get two answers. None
-    where there is no such step.
+    held value, or of readings without numbers, a revision, a new life, a reading that is not used. Until its entry is
+    durable a crash may bring its readings back in another order (a broker that was killed forgets), and the same key
+    would get two answers. None where there is no such step.
     """
 
     messages: list[Message]
@@ -99,12 +101,14 @@ class Pipeline:
         max_late: int | None = None,
         max_gap: int = 0,
         max_hold: Sequence[int | None] = (),
+        seconds_per_cycle: float | None = None,
         ranges: Ranges | None = None,
         stale_after: float | None = None,
     ) -> None:
         """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
-        row that may be held. max_hold: for each input, readings in a row for which a window may hold it. ranges: what
-        values may be. stale_after: seconds without a reading after which an asset is stale; None lets none be."""
+        row that may be held. max_hold: for each input, readings in a row for which a window may hold it.
+        seconds_per_cycle: see `Rings`. ranges: what values may be. stale_after: seconds without a reading after which
+        an asset is stale; None lets none be."""
         self.model = model
         self._window = window
         self._silences = Silences(stale_after)
@@ -119,6 +123,7 @@ class Pipeline:
             max_gap=max_gap,
             max_hold=max_hold,
             changes=transform.changes,
+            seconds_per_cycle=seconds_per_cycle,
         )
         self.lives = Lives(self._rings, max_assets, ranges)
         self.alarms = Alarms(rules)
@@ -133,10 +138,17 @@ class Pipeline:
         self.dropped: Counter[Reason] = Counter()
 
     def decode(
-        self, topic: str, payload: bytes, received: int, *, reply_to: ReplyTo | None = None, retained: bool = False
+        self,
+        topic: str,
+        payload: bytes,
+        received: int,
+        *,
+        qos: int = 1,
+        reply_to: ReplyTo | None = None,
+        retained: bool = False,
     ) -> Decoded:
         """One message to entries. received: the caller's clock, epoch milliseconds. Rejected elements are counted."""
-        decoded = self.decoder.decode(topic, payload, received, reply_to=reply_to, retained=retained)
+        decoded = self.decoder.decode(topic, payload, received, qos=qos, reply_to=reply_to, retained=retained)
         for bad in decoded.rejected:
             self.dropped[bad.reason] += 1
         if decoded.silenced:
@@ -256,8 +268,9 @@ class Pipeline:
         error = None if asset in self.lives else "the daemon knows no such asset"
         if error is None and entry.action in ("ack", "shelve"):
             if seq > self._answered:
-                newest = self.lives.newest(asset)
-                self._builder.add(Tended(seq, asset, entry, newest[1].cycle if newest else None))
+                found = self.lives.newest(asset)
+                newest = (found[1].cycle, found[1].window.unit) if found else None
+                self._builder.add(Tended(seq, asset, entry, newest))
             return
         if error is None and entry.action == "remove":
             step = Removed(seq, asset, *self.lives.remove(asset))
@@ -290,12 +303,13 @@ class Pipeline:
         self.counts["invalid_values"] += applied.invalid
         self.counts["held_too_long"] += applied.held_too_long
         if applied.ended is not None:
-            self._builder.add(NewLife(seq, reading.asset, applied.life, reading.cycle, reading.time))
+            self._builder.add(NewLife(seq, reading.asset, applied.life, applied.cycle, reading.time))
         if applied.standing is not None:
             self._builder.add(Stands(seq, reading.asset, applied.standing))
+        numbered = reading.key == "cycle"
         for answer in applied.answers:
             first = answer.newest and answer.revision == 0
-            due = Due.of(seq, reading.asset, applied.life, answer, alarm=first)
+            due = Due.of(seq, reading.asset, applied.life, answer, alarm=first, numbered=numbered)
             self._builder.add(due, answer.window.readings)
 
     def again(self, assets: Iterable[Asset]) -> Batch:
@@ -383,13 +397,13 @@ class Pipeline:
             return
         self.counts["predictions"] += 1
         self.counts["revisions"] += due.revision > 0
-        done.answers.append(Answered(due.asset, prediction, due.newest))
+        done.answers.append(Answered(due.asset, prediction, due.newest, due.unit))
         message = self._outgoing.prediction(due.asset, prediction, newest=due.newest, seq=due.seq)
         done.messages.append(self._in_order(message))
         if due.alarm:
             probabilities = prediction.health.probabilities
-            changes = self.alarms.predicted(due.asset, due.life, due.cycle, due.time, prediction.rul, probabilities)
-            self._changed(done, due, changes)
+            of_rule = prediction.rul, probabilities, due.unit
+            self._changed(done, due, self.alarms.predicted(due.asset, due.life, due.cycle, due.time, *of_rule))
 
     def _reply(self, done: Completed, step: Obeyed) -> None:
         done.replies.append(step.reply)
@@ -400,12 +414,13 @@ class Pipeline:
         """Here, and not where the command is taken: only among the answers does it meet the alarms as they stood."""
         asked, error = step.command, None
         try:
-            if step.cycle is None:
+            if step.newest is None:
                 raise ValueError("its window is not full yet, so that no alarm has a state")
+            cycle, unit = step.newest
             if asked.action == "ack":
-                changes = self.alarms.acknowledge(step.asset, asked.alarm, step.cycle)
+                changes = self.alarms.acknowledge(step.asset, asked.alarm, cycle)
             else:
-                changes = self.alarms.shelve(step.asset, asked.alarm, step.cycle, asked.cycles)
+                changes = self.alarms.shelve(step.asset, asked.alarm, cycle, asked.cycles, unit)
             self._changed(done, step, changes)
         except ValueError as e:
             error = str(e)
@@ -444,5 +459,5 @@ class Pipeline:
 
 def _settled(due: Due, marks: Marks) -> bool:
     """Whether it is the same in whatever order its asset's readings came: T consecutive, complete cycles, after another
-    one where its first change counts from there."""
-    return due.newest and not (due.revision or due.missing or due.held or marks.unknown_change)
+    one where its first change counts from there. Between two times there is always room for one more."""
+    return due.newest and due.numbered and not (due.revision or due.missing or due.held or marks.unknown_change)

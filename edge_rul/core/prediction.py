@@ -89,9 +89,10 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
     rul_low, rul_high, interval: absent where the bundle is not calibrated. rul_high: null where the interval reaches
     the cap of the bundle's training, so that RUL is only known to be at least `rul_low`.
-    levels: the named levels of the asset's topic but its name. ts: event time of the window's last reading, ISO 8601
-    UTC. revision: 0 for a key's first answer, higher where late readings changed it. journal: a new id means that
-    windows and lives began anew.
+    levels: the named levels of the asset's topic but its name. cycle: of the window's last reading; where readings have
+    no numbers, its event time in epoch milliseconds. ts: that reading's event time, ISO 8601 UTC. revision: 0 for a
+    key's first answer, higher where late readings changed it. journal: a new id means that windows and lives began
+    anew.
     """
 
     schema: Literal["edge-rul/prediction/1"]

@@ -1,13 +1,16 @@
 """The rings of all assets: the last readings of each in order of cycle, as a struct of arrays.
 
 Owns the memory, its order, and what a window is: the last T rows that end at a reading, where a short gap is filled by
-holding the reading before it, and so is a missing value. A window is a function of the readings in the ring and not of
-their order of arrival. Rows are numbers; which asset a row belongs to, and whether a reading may enter, is decided in
-`life`. Knows no asset, no time and no engine.
+holding the reading before it, and so is a missing value; and how many cycles lie between two readings. A window is a
+function of the readings in the ring and not of their order of arrival. Rows are numbers; which asset a row belongs to,
+and whether a reading may enter, is decided in `life`. Knows no asset, no clock and no engine.
+
+A ring's readings all bear numbers, or are all keyed by their event times: then `cycle` is the time, in milliseconds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -25,12 +28,14 @@ class Window(msgspec.Struct, frozen=True):
     """T rows that end at one reading. readings: (T,), with the one before each where a feature is a change.
 
     held: values of its readings that were missing. missing: cycles that never came between its first and last, or since
-    the reading before its first where that one counts.
+    the reading before its first where that one counts. unit: by how much `cycle` grows in a cycle: 1 where it is a
+    number, else the milliseconds of a cycle.
     """
 
     readings: Readings
     held: int
     missing: int
+    unit: int = 1
 
     def same(self, other: Window | None) -> bool:
         if other is None or (self.held, self.missing) != (other.held, other.missing):
@@ -51,20 +56,24 @@ class Rings:
         max_gap: int = 0,
         max_hold: Sequence[int | None] = (),
         changes: bool = False,
+        seconds_per_cycle: float | None = None,
     ) -> None:
         """max_late: readings that may be newer than a late one. max_gap: cycles that may be held. max_hold: for each
-        input, readings in a row for which a full window may hold it. changes: give the reading before each one too."""
+        input, readings in a row for which a full window may hold it. changes: give the reading before each one too.
+        seconds_per_cycle: of readings that are keyed by time; None: each is the next cycle, whenever it comes."""
         self.window = window
         self.max_late = max_late
         self.max_gap = max_gap
         self._max_hold = np.array([window if limit is None else limit for limit in max_hold or [None] * inputs])  # (F,)
         self._changes = changes
+        self._cycle_ms = math.inf if seconds_per_cycle is None else seconds_per_cycle * 1000
         self._size = window + max_late + max_gap + 1  # so that a reading lies before each window of a full ring
         self._values = np.zeros((_FIRST_ROWS, self._size, inputs), np.float32)  # (N, R, F), NaN where missing
         self._cycles = np.zeros((_FIRST_ROWS, self._size), np.int64)  # (N, R), ascending
         self._times = np.zeros((_FIRST_ROWS, self._size), np.int64)  # (N, R) event times in epoch milliseconds
         self._revisions = np.full((_FIRST_ROWS, self._size), NEVER, np.int16)  # (N, R)
         self._count = np.zeros(_FIRST_ROWS, np.int64)  # (N,)
+        self._by_time = np.zeros(_FIRST_ROWS, np.bool_)  # (N,)
 
     def reserve(self, rows: int) -> None:
         """Make room for row numbers below `rows`."""
@@ -77,9 +86,11 @@ class Rings:
         self._times = np.concatenate([self._times, np.zeros((extra, self._size), np.int64)])
         self._revisions = np.concatenate([self._revisions, np.full((extra, self._size), NEVER, np.int16)])
         self._count = np.concatenate([self._count, np.zeros(extra, np.int64)])
+        self._by_time = np.concatenate([self._by_time, np.zeros(extra, np.bool_)])
 
-    def clear(self, row: int) -> None:
-        self._count[row] = 0
+    def clear(self, row: int, *, by_time: bool = False) -> None:
+        """Begin the row anew. by_time: what it will hold is keyed by time."""
+        self._count[row], self._by_time[row] = 0, by_time
 
     def count(self, row: int) -> int:
         return int(self._count[row])
@@ -158,27 +169,58 @@ class Rings:
             if (here - np.maximum(latest, first - 1) > self._max_hold)[first:].any():
                 return None
             values = np.take_along_axis(values, latest, axis=0)
-        cycles = self._cycles[row]
         before = max(first - 1, 0) if self._changes else first
-        absent = int(cycles[position] - cycles[before]) - (position - before)
+        absent = self._between(row, before, position)
+        unit = self._unit(row, first, position)
         if not self._changes:
-            return Window(Readings(values[rows]), held, absent)
-        return Window(Readings(values[rows], values[np.maximum(rows - 1, 0)], self._elapsed(row, rows)), held, absent)
+            return Window(Readings(values[rows]), held, absent, unit)
+        readings = Readings(values[rows], values[np.maximum(rows - 1, 0)], self._elapsed(row, rows))
+        return Window(readings, held, absent, unit)
+
+    def gap(self, row: int, position: int) -> int:
+        """Cycles that are missing between the reading and the one before it."""
+        return self._between(row, position - 1, position) if position else 0
+
+    def _apart(self, row: int, last: int) -> Index:
+        """(last + 1,) cycles from the reading before to each, 0 at the first."""
+        apart = np.zeros(last + 1, np.int64)
+        apart[1:] = np.diff(self._cycles[row, : last + 1])
+        if self._by_time[row]:
+            # To the nearest cycle, and at least one: two readings are never the same cycle.
+            apart = np.minimum(apart, np.maximum(np.rint(apart / self._cycle_ms), 1)).astype(np.int64)
+        return apart
+
+    def _between(self, row: int, first: int, last: int) -> int:
+        """Cycles that are missing between two readings of the ring, from neighbour to neighbour."""
+        if self._by_time[row]:
+            span = int(self._apart(row, last)[first + 1 :].sum())
+        else:
+            span = int(self._cycles[row, last] - self._cycles[row, first])
+        return span - (last - first)
+
+    def _unit(self, row: int, first: int, last: int) -> int:
+        """See `Window`. Where nobody said how long a cycle is, as far as these readings are apart, on average."""
+        if not self._by_time[row]:
+            return 1
+        if math.isfinite(self._cycle_ms):
+            return round(self._cycle_ms)
+        return max(1, int(self._cycles[row, last] - self._cycles[row, first]) // max(1, last - first))
 
     def _elapsed(self, row: int, rows: Index) -> Index:
         """(T, 2) cycles and milliseconds since the reading before each, 0 where there is none or it is not known."""
         before = np.maximum(rows - 1, 0)  # (T,)
-        cycles, times = self._cycles[row], self._times[row]
+        times = self._times[row]
+        apart = self._apart(row, int(rows[-1]))[rows]  # (T,)
         timed = (times[rows] != _NO_TIME) & (times[before] != _NO_TIME)  # (T,)
         milliseconds = np.where(timed, times[rows] - times[before], 0)  # (T,)
-        elapsed: Index = np.maximum(np.stack([cycles[rows] - cycles[before], milliseconds], axis=-1), 0)  # (T, 2)
+        elapsed: Index = np.maximum(np.stack([apart, milliseconds], axis=-1), 0)  # (T, 2)
         return elapsed
 
     def _rows(self, row: int, position: int) -> Index:
         """(at most T,) which reading each row of the window shows; one of a short gap shows the reading before it."""
         if self.max_gap == 0:
             return np.arange(max(0, position + 1 - self.window), position + 1)
-        gaps = np.diff(self._cycles[row, : position + 1]) - 1  # (position,)
+        gaps = self._apart(row, position)[1:] - 1  # (position,)
         times = np.ones(position + 1, np.int64)
         times[:-1] += np.where(gaps <= self.max_gap, gaps, 0)
         return np.repeat(np.arange(position + 1), times)[-self.window :]
@@ -193,14 +235,19 @@ class Rings:
             self._values[row, :n].astype("<f4").tobytes(),
         )
 
-    def load(self, row: int, cycles: bytes, times: bytes, revisions: bytes, values: bytes) -> None:
-        """Take what `dump` gave, perhaps of a larger ring, of which the newest readings are kept. ValueError if odd."""
+    def load(
+        self, row: int, cycles: bytes, times: bytes, revisions: bytes, values: bytes, *, by_time: bool = False
+    ) -> None:
+        """Take what `dump` gave, perhaps of a larger ring, of which the newest readings are kept. ValueError if odd.
+
+        by_time: see `clear`.
+        """
         found = (np.frombuffer(cycles, "<i8"), np.frombuffer(times, "<i8"), np.frombuffer(revisions, "<i2"))
         rows = np.frombuffer(values, "<f4").reshape(-1, self._values.shape[2])
         if {len(column) for column in found} != {len(rows)}:
             raise ValueError(f"{[len(column) for column in found]} cycles, times and revisions of {len(rows)} readings")
         keep = min(len(rows), self._size)
-        self._count[row] = keep
+        self._count[row], self._by_time[row] = keep, by_time
         if keep:
             self._cycles[row, :keep], self._times[row, :keep], self._revisions[row, :keep] = (c[-keep:] for c in found)
             self._values[row, :keep] = rows[-keep:]

@@ -67,3 +67,12 @@ def test_an_interval_without_an_upper_end_reaches_the_top() -> None:
     points = [Point(0, c, 110.0, 95.0, NAN) for c in range(3)]
     band = numbers(history(points, 125.0, "cycles", []), "polygon", "band")
     assert [y for _, y in band[:3]] == [12.0] * 3 and all(y > 12 for _, y in band[3:])
+
+
+def test_where_readings_have_no_numbers_the_axis_says_when_they_were() -> None:
+    begun = 1_767_225_600_000
+    text = history(
+        [Point(0, begun + i * 600_000, 100.0 - i, float("nan"), float("nan")) for i in range(9)], 125.0, "h", []
+    )
+    assert ">2026-01-01 00:00:00</text>" in text
+    assert "to 92 h at cycle 2026-01-01 01:20:00 of life 0" in text

@@ -9,7 +9,7 @@ import pytest
 from edge_rul.core.command import Command, ReplyTo
 from edge_rul.core.dead_letter import Refused
 from edge_rul.core.entry import Entry, pack, unpack
-from edge_rul.core.payload import Reading
+from edge_rul.core.payload import NO_NUMBER, Reading
 from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset
 from edge_rul.errors import Reason
@@ -33,6 +33,8 @@ def same(found: Entry, expected: Entry) -> bool:
     [
         Reading(X, 2**53, None, np.array([1.5, np.nan], np.float32)),
         Reading(X, 0, -1, np.array([], np.float32), source=3, received=1_767_225_600),
+        Reading(X, 1000, 1000, np.array([1], np.float32), key="time"),
+        Reading(X, NO_NUMBER, None, np.array([1], np.float32), 0, 1_767_225_600, "arrival"),
         Command("remove", X, "kim", "sold", ReplyTo("r/kim", b"\xff", "7")),
         Command("reset", X),
         Stale(X, 0, 1_767_225_600),

@@ -78,6 +78,29 @@ def test_a_stamp_ahead_of_our_clock_is_refused_unless_that_clock_may_be_wrong() 
 
 
 @pytest.mark.parametrize(
+    ("fields", "key", "cycle"),
+    [
+        ({"cycle": 7, "ts": NOW}, "cycle", 7),
+        ({"ts": NOW}, "time", NOW),
+        ({"cycle": None, "ts": "2026-01-01T00:00:00Z"}, "time", NOW),
+    ],
+)
+def test_a_reading_is_known_by_its_number_or_else_by_its_time(fields: dict[str, Any], key: str, cycle: int) -> None:
+    entry = reading(decode({**fields, "values": [1, 2, 3]}))
+    assert (entry.key, entry.cycle, entry.time) == (key, cycle, NOW)
+    assert json.loads(decoder().describe(entry))["cycle"] == (7 if key == "cycle" else None), "as it was sent"
+
+
+@pytest.mark.parametrize(("qos", "allowed", "taken"), [(1, False, False), (1, True, True), (0, False, True)])
+def test_with_neither_a_reading_is_taken_where_it_cannot_come_twice_or_that_is_allowed(
+    qos: int, allowed: bool, taken: bool
+) -> None:
+    decoded = decoder(undeduplicated=allowed).decode(TOPIC, b'{"values": [1, 2, 3]}', NOW, qos=qos)
+    assert [e.key for e in decoded.entries if isinstance(e, Reading)] == (["arrival"] if taken else [])
+    assert [bad.reason for bad in decoded.rejected] == ([] if taken else [Reason.NO_KEY])
+
+
+@pytest.mark.parametrize(
     ("payload", "reason", "says"),
     [
         (b"", Reason.NOT_JSON, "JSON"),
@@ -90,11 +113,12 @@ def test_a_stamp_ahead_of_our_clock_is_refused_unless_that_clock_may_be_wrong() 
         (3, Reason.BAD_SHAPE, "int"),
         ("text", Reason.BAD_SHAPE, "str"),
         ({"cycle": 1}, Reason.BAD_SHAPE, "values"),
-        ({"values": [1, 2, 3]}, Reason.BAD_SHAPE, "cycle"),
+        ({"values": [1, 2, 3]}, Reason.NO_KEY, "windows.allow_undeduplicated"),
         ({"cycle": "1", "values": [1, 2, 3]}, Reason.BAD_CYCLE, "str"),
         ({"cycle": 1.5, "values": [1, 2, 3]}, Reason.BAD_CYCLE, "float"),
         ({"cycle": True, "values": [1, 2, 3]}, Reason.BAD_CYCLE, "bool"),
-        ({"cycle": None, "values": [1, 2, 3]}, Reason.BAD_CYCLE, "null"),
+        ({"cycle": None, "values": [1, 2, 3]}, Reason.NO_KEY, "neither cycle nor ts"),
+        ({"ts": "1969-12-31T23:59:59Z", "values": [1, 2, 3]}, Reason.BAD_TIME, "before 1970"),
         ({"cycle": -1, "values": [1, 2, 3]}, Reason.BAD_CYCLE, "-1"),
         ({"cycle": 2**60, "values": [1, 2, 3]}, Reason.BAD_CYCLE, "2^53"),
         ({"cycle": 10**30, "values": [1, 2, 3]}, Reason.BAD_CYCLE, "2^53"),

@@ -61,7 +61,7 @@ def make(max_batch: int = 4, max_assets: int = 100, outgoing: Outgoing = OUTGOIN
         transform=more.pop("transform", TRANSFORM),
         decoder=Decoder(["p", "q"], [Template("in/{asset}")], command=Template("cmd"), hold=["p"]),
         outgoing=outgoing,
-        rules=[RulAlarm(name="low", below=20)],
+        rules=more.pop("rules", [RulAlarm(name="low", below=20)]),
         max_batch=max_batch,
         max_assets=max_assets,
         **more,
@@ -74,7 +74,9 @@ def engine(x: Array) -> tuple[Array, Array]:
     return rul, np.stack([rul - 20, 20 - rul], axis=1).astype(np.float32)  # (B,), (B, 2)
 
 
-def send(pipeline: Pipeline, tail: Tail, asset: str, cycle: int, p: float | None, q: float = 0.5, **more: Any) -> None:
+def send(
+    pipeline: Pipeline, tail: Tail, asset: str, cycle: int | None, p: float | None, q: float = 0.5, **more: Any
+) -> None:
     payload = json.dumps({"cycle": cycle, "values": {"p": p, "q": q}, **more}).encode()
     tail.put(pipeline.decode(f"in/{asset}", payload, NOW).entries)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from itertools import pairwise
 
+from edge_rul.adapters.http.words import cycle
 from edge_rul.core.trace import Point
 
 SPARK_POINTS = 24
@@ -86,13 +87,13 @@ def history(points: Sequence[Point], top: float, unit: str, limits: Sequence[tup
         parts.append(f'<polyline class="rul" points="{line}"/>')
     parts.append(f'<circle class="now" cx="{x(xs[-1]):.1f}" cy="{y(points[-1].rul):.1f}" r="4"/>')
     parts += [
-        f'<text class="tick" x="{x(xs[i]):.1f}" y="{height - 10}" text-anchor="{anchor}">{points[i].cycle}</text>'
-        for i, anchor in _cycle_ticks(points, xs, across)
+        f'<text class="tick" x="{x(xs[i]):.1f}" y="{height - 10}" text-anchor="{at}">{cycle(points[i].cycle)}</text>'
+        for i, at in _cycle_ticks(points, xs, across)
     ]
     first, last = points[0], points[-1]
     told = escape(
-        f"RUL from {first.rul:.0f} {unit} at cycle {first.cycle} of life {first.life} "
-        f"to {last.rul:.0f} {unit} at cycle {last.cycle} of life {last.life}"
+        f"RUL from {first.rul:.0f} {unit} at cycle {cycle(first.cycle)} of life {first.life} "
+        f"to {last.rul:.0f} {unit} at cycle {cycle(last.cycle)} of life {last.life}"
     )
     drawn = "".join(parts)
     return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{told}">{drawn}</svg>'

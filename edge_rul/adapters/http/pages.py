@@ -184,6 +184,7 @@ class Pages:
             unit=self.catalogue.unit,
             window=self.catalogue.window,
             chart=chart.history(points, self.catalogue.max_rul, self.catalogue.unit, self.catalogue.limits),
+            shown=words.cycle,
             points=[(p, words.interval(*_bounds(p))) for p in points[:-13:-1]],
             sensors=[_sensor(i, v) for i, v in zip(inputs, values, strict=False)],
             daemon=self._notes(),
@@ -213,7 +214,7 @@ class Pages:
         row: dict[str, Any] = {
             "name": record.name,
             "link": f"/asset?{urlencode({'name': record.name})}",
-            "cycle": record.cycle,
+            "cycle": words.cycle(record.cycle),
             "seen": words.ago(now - record.seen) if record.seen else "before the start",
             "seen_at": iso(round(record.seen * 1000)) if record.seen else "",
             "event_at": iso(record.time),

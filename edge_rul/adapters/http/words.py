@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_rul.core.outgoing import iso
 from edge_rul.core.prediction import Quality
+
+_TIMES = range(10**11, 253_402_300_800_000)  # the years 1973 to 9999
 
 
 def number(value: float) -> str:
     """Three digits are what a person reads."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def cycle(number: int | None) -> str:
+    """Where readings have no numbers it is the epoch milliseconds of a time; no machine counts so far."""
+    if number is None:
+        return "\N{EN DASH}"
+    return (iso(number) or "")[:19].replace("T", " ") if number in _TIMES else str(number)
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -4,7 +4,7 @@
 % for level, value in levels:
 <span>{{level}} <b>{{value}}</b></span>
 % end
-<span>cycle <b>{{"–" if row["cycle"] is None else row["cycle"]}}</b></span>
+<span>cycle <b>{{row["cycle"]}}</b></span>
 % if row["answer"] is not None:
 <span>life <b>{{row["answer"].life}}</b></span>
 % end
@@ -21,7 +21,7 @@
 <p class="big">{{row["rul"]}} <small>{{unit}}</small></p>
 <p>{{row["interval"]}}{{"" if row["reliable"] else ", not to be relied upon: inputs beyond training"}}{{" · " if row["interval"] and row["trend"][1] else ""}}{{f"{row['trend'][0]} {row['trend'][1]} in 20 cycles" if row["trend"][1] else ""}}</p>
 % if row["behind"]:
-<p>of cycle {{row["answer"].cycle}}</p>
+<p>of cycle {{shown(row["answer"].cycle)}}</p>
 % end
 </section>
 <section><h2>Health</h2>
@@ -30,7 +30,7 @@
 </section>
 <section><h2>Alarms</h2>
 % for alarm in alarms:
-<p><span class="alarm {{alarm.priority}}">▲ {{alarm.name}}</span> {{alarm.state.value}} since cycle {{alarm.since}}, {{alarm.priority}}</p>
+<p><span class="alarm {{alarm.priority}}">▲ {{alarm.name}}</span> {{alarm.state.value}} since cycle {{shown(alarm.since)}}, {{alarm.priority}}</p>
 % end
 % if not alarms:
 <p class="big quiet">none</p>
@@ -46,7 +46,7 @@
 <details><summary>The last values</summary>
 <table class="plain"><thead><tr><th scope="col">Life</th><th scope="col">Cycle</th><th scope="col">RUL, {{unit}}</th><th scope="col">Interval</th></tr></thead><tbody>
 % for point, interval in points:
-<tr><td>{{point.life}}</td><td>{{point.cycle}}</td><td>{{f"{point.rul:.1f}"}}</td><td>{{interval or "–"}}</td></tr>
+<tr><td>{{point.life}}</td><td>{{shown(point.cycle)}}</td><td>{{f"{point.rul:.1f}"}}</td><td>{{interval or "–"}}</td></tr>
 % end
 </tbody></table></details>
 % end

@@ -38,7 +38,7 @@
 {{"? " if row["uncertain"] else ""}}{{row["quality"]}}\\
 % end
 </td>
-<td role="cell" class="cycle"><span class="label">cycle </span>{{"–" if row["cycle"] is None else row["cycle"]}}</td>
+<td role="cell" class="cycle"><span class="label">cycle </span>{{row["cycle"]}}</td>
 <td role="cell" class="seen"><span class="label">seen </span><time datetime="{{row["seen_at"]}}">{{row["seen"]}}</time>{{!" <b>stale</b>" if row["stale"] else ""}}</td>
 </tr>
 % end
