@@ -24,7 +24,7 @@ from edge_rul.training import dataset, tree
 from edge_rul.training.clean import Rule
 from edge_rul.training.parts import Part
 from edge_rul.training.table import Index, Table
-from edge_rul.training.windows import Labels, Windows, full_windows, labels, last_windows
+from edge_rul.training.windows import Labels, Windows, full_windows, labels, last_windows, left_out
 
 BATCH = 64  # ONNX Runtime is fastest between 16 and 64
 CHUNK = 64 * BATCH  # windows whose readings are in memory at once
@@ -48,7 +48,8 @@ class Judged(NamedTuple):
 class Evidence(NamedTuple):
     """protocol: the windows that the data set's protocol judges. whole: all full windows of the test lives. held_out:
     all full windows of the lives that were kept for calibration. mean: the label that the windows which taught have on
-    average. rules: what the rules for dirt did to each part's readings. notes: what is lacking, and why."""
+    average. rules: what the rules for dirt did, by part: to the readings and values of the files, and to the windows
+    and lives of the part. notes: what is lacking, and why."""
 
     protocol: Judged | None
     whole: Judged | None
@@ -122,7 +123,7 @@ def gather(
         if settings.protocol == "last_windows":
             protocol = judge("the last window of each test life", test, last_windows)
         held_out = judge("all full windows of the lives kept for calibration", kept, full_windows)
-    rules = {part: table.rules for part, table in tables.items()}
+    rules = {part: {**table.rules, **left_out(table, length)} for part, table in tables.items()}
     return Evidence(protocol, whole, held_out, mean, rules, notes)
 
 

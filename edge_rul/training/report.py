@@ -55,7 +55,7 @@ class Report(msgspec.Struct, frozen=True):
     trees `tree_rmse` is of, the one with the lower held-out RMSE, since the test decides nothing. mean_rmse: of always
     answering the mean of the training labels. rmse, mae, bias, cap and mean_width are in `unit`; rmse_of_cap and
     mae_of_cap are shares. detection: where the data set asks how far ahead failures are told at all; auc is its own.
-    rules: what the rules for dirt did to the readings of each part.
+    rules: what the rules for dirt did, by part.
     """
 
     bundle: str

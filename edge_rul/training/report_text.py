@@ -27,7 +27,7 @@ def as_text(report: Report) -> str:
         lines += ["", f"always answering the training mean: RMSE {report.mean_rmse:.2f} {report.unit}"]
     for part, counts in report.rules.items():
         told = [f"{count} {rule.replace('_', ' ')}" for rule, count in counts.items() if count]
-        lines += [f"rules, on the files of the {part} data: {', '.join(told)}"] if told else []
+        lines += [f"rules, {part} data: {', '.join(told)}"] if told else []
     return "\n".join(lines)
 
 

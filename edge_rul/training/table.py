@@ -6,7 +6,7 @@ windows, the network or torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from edge_rul.errors import DataError
 
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+ROWS = ("asset", "life", "cycle", "inputs", "rul", "is_lower_bound", "time", "held")  # what a table has of each reading
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -72,8 +73,7 @@ class Table(msgspec.Struct, frozen=True):
 
     def where(self, keep: Mask) -> Table:
         """Some rows only. keep: (N,)"""
-        rows = ("asset", "life", "cycle", "inputs", "rul", "is_lower_bound", "time", "held")
-        kept = {name: column[keep] for name in rows if (column := getattr(self, name)) is not None}
+        kept = {name: column[keep] for name in ROWS if (column := getattr(self, name)) is not None}
         return msgspec.structs.replace(self, **kept)
 
     def readings(self, *, before: bool) -> Readings:
@@ -111,6 +111,14 @@ def table_of_lives(
     ends = np.append(starts[1:], len(table)) - 1  # (L,)
     rul = np.repeat(cycle[ends], ends - starts + 1) - cycle  # (N,)
     return msgspec.structs.replace(table, rul=rul.astype(np.float32))
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Several tables of one data set's rules as one, in their order; no asset is in two of them."""
+    columns = {name: [getattr(table, name) for table in tables] for name in ROWS}
+    found = {name: None if any(c is None for c in every) else np.concatenate(every) for name, every in columns.items()}
+    files, groups = ({k: v for t in tables for k, v in getattr(t, name).items()} for name in ("files", "groups"))
+    return msgspec.structs.replace(tables[0], **found, files=files, groups=groups)
 
 
 def split(table: Table, share: float, seed: int) -> tuple[Table, Table]:

@@ -16,6 +16,7 @@ from edge_rul.bundle import HealthClass
 from edge_rul.core.features import Readings
 from edge_rul.core.normalise import Array
 from edge_rul.training.table import Index, Mask, Table
+from edge_rul.training.table import joined as joined_table
 
 UNKNOWN = -1  # the class of a life that was not seen to its end, where its bound does not tell
 
@@ -84,6 +85,28 @@ def full_windows(table: Table, length: int, stride: int = 1) -> Windows:
     windows = Windows(table, length, np.concatenate([nothing, *first]), np.concatenate([nothing, *last]))
     keep = ~_held_too_long(windows)
     return Windows(table, length, windows.first[keep], windows.last[keep])
+
+
+def joined(parts: Sequence[Windows]) -> Windows:
+    """Windows of several tables as of one; no asset is in two of them."""
+    begin = np.cumsum([0, *(len(p.table) for p in parts)]).tolist()  # rows before each table
+    first, last = (
+        np.concatenate([row + getattr(p, name) for p, row in zip(parts, begin, strict=False)])
+        for name in ("first", "last")
+    )
+    return Windows(joined_table([p.table for p in parts]), parts[0].length, first, last)
+
+
+def left_out(table: Table, length: int) -> dict[str, int]:
+    """Full windows that `full_windows` does not give, by the rule, and lives that were not seen to fail."""
+    anyhow = msgspec.structs.replace(table, max_hold=[])
+    across = msgspec.structs.replace(anyhow, max_gap=None)
+    given, unbroken, every = (len(full_windows(t, length)) for t in (table, anyhow, across))
+    return {
+        "windows_over_holes_left_out": every - unbroken,
+        "windows_held_too_long_left_out": unbroken - given,
+        "lives_censored": int(table.is_lower_bound[table.starts].sum()),
+    }
 
 
 def last_windows(table: Table, length: int) -> Windows:
