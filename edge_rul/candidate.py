@@ -44,7 +44,7 @@ class Candidate:
         if busy:
             self._skipped += len(batch.due)
             return []
-        engine, model, transform = self._answerer
+        engine, model, transform, _ = self._answerer
         transformed = transform.apply(batch.raw)
         try:
             rul, logits = infer_all(engine, transformed.x)

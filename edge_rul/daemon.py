@@ -23,7 +23,8 @@ from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EXIT_OK
 from edge_rul.loop import Loop
 from edge_rul.progress import Progress
-from edge_rul.reload import Reload, Serving
+from edge_rul.reload import Reload
+from edge_rul.reread import Serving
 from edge_rul.starts import Starts
 from edge_rul.wiring import (
     Subscriptions,
@@ -102,6 +103,7 @@ def run(path: Path) -> int:
             worker.compare(candidate)
         assets = worker.restore()
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
+        worker.record_bundle()
         corrupt = journal.set_aside_why == "corrupt"
         # Said at each start, so that the retained alarm stands until a start has the GPU again.
         lost = gpu_losses(settings.engine, source.path.parent)

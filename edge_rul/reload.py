@@ -9,8 +9,10 @@
     CHANGING  -> PLACING    all that came before is answered by the old bundle, and the new one answers
     PLACING   -> IDLE       the parts have the new settings
 
-Owns these stages, what may change while the daemon serves, and how a reload is told. Must not know what a part does
-with its settings.
+A bundle that fails at its first windows afterwards has given its place back to the one before; that is told here too.
+
+Owns these stages, and how a reload is told. What may change stands in `reread`. Must not know what a part does with its
+settings.
 """
 
 from __future__ import annotations
@@ -19,51 +21,25 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from edge_rul import bundle as bundles
 from edge_rul import log as logs
 from edge_rul.adapters import systemd
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.board import Board
-from edge_rul.bundle import Bundle
-from edge_rul.config import Settings, load_settings
 from edge_rul.core.outgoing import iso
 from edge_rul.core.status import Reloaded
-from edge_rul.core.topic import Template
-from edge_rul.engines import Engine, model_of, verify
-from edge_rul.engines.choose import gpu_losses, open_configured
+from edge_rul.engines import model_of, verify
+from edge_rul.engines.choose import gpu_losses
 from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EdgeRulError, EngineError
-from edge_rul.succession import Answerer, unlike
-from edge_rul.wiring import (
-    build_decoder,
-    build_outgoing,
-    catalogue,
-    check_bundle,
-    filters,
-    labels,
-    serving_fields,
-)
+from edge_rul.reread import Serving, changes, read
+from edge_rul.succession import Answerer
+from edge_rul.wiring import build_decoder, build_outgoing, catalogue, filters, labels, serving_fields
 from edge_rul.worker import Worker
-from edge_rul.yaml_file import Source
 
 if TYPE_CHECKING:
     from edge_rul.adapters.http.server import HttpServer
-
-# Sections that were handed to a thread, a socket or a file of their own. A restart loses nothing.
-_FIXED = ("candidate", "mqtt", "journal", "http", "assets", "windows", "limits")
-_RESTART = "systemctl restart edge-rul: nothing is lost, the broker keeps what comes meanwhile"
-
-
-class Serving(NamedTuple):
-    """What serves now, by which file."""
-
-    settings: Settings
-    source: Source
-    bundle: Bundle
-    engine: Engine
-    anew: str = ""  # why the windows have to begin anew for this; "" where they stay
 
 
 class Stage(Enum):
@@ -98,7 +74,7 @@ class Reload:
         self._stage = Stage.IDLE
         self._read: Serving | EdgeRulError | None = None  # from the reading thread
         self._next = serving
-        self._before = serving
+        self._before = serving  # with the engine before
         self.restarts = False
         self._failure = ""  # of a bundle that was put in, as it was told
         self._steps: dict[Stage, Callable[[], Stage]] = {
@@ -116,6 +92,8 @@ class Reload:
 
     def step(self) -> None:
         """Go on where something has come of the last step; never waits."""
+        if self._stage not in (Stage.CHANGING, Stage.PLACING) and self._worker.failure != self._failure:
+            self._fall_back()
         before = None
         while before is not self._stage:
             before, self._stage = self._stage, self._steps[self._stage]()
@@ -123,8 +101,6 @@ class Reload:
     # -- the stages: each returns the next one, or itself where it has to wait ----------------------------------------
 
     def _begin(self) -> Stage:
-        if self._worker.failure != self._failure:
-            return self._fall_back()
         if not self._asked:
             return Stage.IDLE
         self._asked, self._read = False, None
@@ -185,34 +161,40 @@ class Reload:
 
     def _place(self) -> Stage:
         settings, outgoing = self._next.settings, build_outgoing(self._next.settings)
-        if not self._worker.reconfigure(settings, outgoing, self._next.bundle.manifest.ranges):
+        if not self._worker.reconfigure(settings, outgoing):
             return Stage.PLACING  # the disk is full; it is tried again each turn
         logs.configure(settings.log)
         self._board.move(outgoing)
         self._transport.filters.adopt(filters(settings.topics))
         self._transport.on_subscribed()
-        changed = differing(self.serving.settings, settings)
+        changed = list(dict.fromkeys(c.key.partition(".")[0] for c in changes(self.serving.settings, settings)))
         if self._next.bundle.sha256 != self.serving.bundle.sha256 and "bundle" not in changed:
             changed.insert(0, "bundle")  # another one at the same place
-        self._before, self.serving = self.serving, self._next
+        if self._next.engine is not self.serving.engine:
+            self._before = self.serving
+        self.serving = self._next
         self._show()
         self._log.info("reloaded", changed=changed)
         return self._tell(changed, "")
 
-    def _fall_back(self) -> Stage:
-        """The new bundle's engine failed at its first windows: the one before answers them, and goes on."""
+    def _fall_back(self) -> None:
+        """The new bundle's engine failed at its first windows: the one before has answered them, and goes on."""
         self._failure = self._worker.failure
         if not self._failure:
-            return Stage.IDLE
-        before = self._before
-        self._worker.change_bundle(self._answerer(before))
-        self.serving = self.serving._replace(bundle=before.bundle, engine=before.engine)
+            return  # another one was put in since
+        self._worker.record_bundle()
+        failed, before = self.serving, self._before
+        self.serving = failed._replace(bundle=before.bundle, engine=before.engine)
+        if self._stage is not Stage.TRYING:  # then the decoder is already the next one's
+            self._worker.decode_by(build_decoder(failed.settings, before.bundle, before.settings.topics.readings))
         self._show()
-        return self._refuse(self._failure)
+        action = f"{before.bundle.manifest.name} answers again, and the other settings hold"
+        self._refused(f"{failed.bundle.manifest.name} failed at its first windows: {self._failure}", action)
 
     def _answerer(self, serving: Serving) -> Answerer:
+        manifest = serving.bundle.manifest
         model = model_of(serving.bundle, serving.engine, self._board.status.journal)
-        return Answerer(serving.engine, model, serving.bundle.manifest.transform)
+        return Answerer(serving.engine, model, manifest.transform, manifest.ranges)
 
     def _show(self) -> None:
         """What serves, on the board, the pages and the metrics."""
@@ -227,7 +209,10 @@ class Reload:
         if self._next.engine is not self.serving.engine:
             self._next.engine.close()
         self._next = self.serving
-        self._log.error("reload_refused", problem=problem, action="the configuration before goes on")
+        return self._refused(problem, "the configuration before goes on")
+
+    def _refused(self, problem: str, action: str) -> Stage:
+        self._log.error("reload_refused", problem=problem, action=action)
         return self._tell([], problem)
 
     def _tell(self, changed: list[str], problem: str) -> Stage:
@@ -236,41 +221,3 @@ class Reload:
         self._worker.alarm("reload_refused", active=bool(problem))
         self._board.ready()
         return Stage.IDLE
-
-
-def read(serving: Serving, log: Any) -> Serving:
-    """The configuration as its file says now, with another bundle or engine open where it wants one.
-
-    Raises ConfigError, BundleError or EngineError where it cannot take the place of `serving`.
-    """
-    settings, source = load_settings(serving.source.path)
-    old = serving.settings
-    for key in _FIXED:
-        if getattr(settings, key) != getattr(old, key):
-            raise source.error(key, "has changed, and cannot while the daemon serves", _RESTART)
-    topics = settings.topics
-    if topics.availability != old.topics.availability:
-        raise source.error("topics.availability", "has changed, and the broker learns it at a start only", _RESTART)
-    if levels(topics.readings[0]) != levels(old.topics.readings[0]):
-        problem = "name other levels than before, so that every asset would be another one"
-        raise source.error("topics.readings", problem, _RESTART)
-    bundle = bundles.load(source.file("bundle", settings.bundle))
-    check_bundle(settings, source, bundle)
-    anew = unlike(serving.bundle.manifest, bundle.manifest)
-    if anew and not settings.service.restart_windows:
-        hint = "service.restart_windows: true lets all windows begin anew"
-        raise source.error("bundle", f"the windows of {serving.bundle.manifest.name} cannot go on in it: {anew}", hint)
-    if bundle.sha256 == serving.bundle.sha256 and settings.engine == old.engine:
-        return Serving(settings, source, serving.bundle, serving.engine)
-    engine = open_configured(settings.engine, bundle, source.path.parent, lambda text: log.info("engine", note=text))
-    return Serving(settings, source, bundle, engine, anew)
-
-
-def levels(template: str) -> list[str]:
-    """The named levels that make an asset's identity, but its name, which a payload may bring too."""
-    return sorted(name for name in Template(template).names if name != "asset")
-
-
-def differing(old: Settings, new: Settings) -> list[str]:
-    """The sections in which they differ."""
-    return [name for name in old.__struct_fields__ if getattr(old, name) != getattr(new, name)]

@@ -2,7 +2,8 @@
 
     propose -> the journal has the change as an entry -> the pipeline has answered all that came before it -> succeed
 
-Owns which engine is asked, and for how long the one before is kept. Must not know a bundle's files, nor why it changes.
+Owns which engine is asked, since when, and for how long the one before is kept. Must not know a bundle's files, nor why
+it changes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edge_rul.core.normalise import Array
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import Model
 from edge_rul.core.transform import Transform
+from edge_rul.core.valid import Ranges
 from edge_rul.engines import Engine, infer_all
 from edge_rul.errors import EXIT_INTERNAL, EngineError
 
@@ -26,14 +28,17 @@ class Answerer(NamedTuple):
     engine: Engine
     model: Model
     transform: Transform
+    ranges: Ranges | None = None
 
 
 class Succession:
-    """current: who answers. failure: why the last successor was taken out again, "" where it was not."""
+    """current: who answers. since: the seq above which it does. failure: why the last successor was taken out again, ""
+    where it was not."""
 
     def __init__(self, pipeline: Pipeline, engine: Engine) -> None:
         self._pipeline = pipeline
-        self.current = Answerer(engine, pipeline.model, pipeline.transform)
+        self.current = Answerer(engine, pipeline.model, pipeline.transform, pipeline.lives.ranges)
+        self.since = 0
         self._next: Answerer | None = None
         self._before: Answerer | None = None  # until its successor has answered its first window
         self.failure = ""
@@ -43,16 +48,21 @@ class Succession:
         self._next, self.failure = successor, ""
         return BundleChange(successor.model.bundle.name, successor.model.bundle.sha256)
 
+    def recorded(self) -> BundleChange:
+        """The entry that tells of who answers already."""
+        bundle = self.current.model.bundle
+        return BundleChange(bundle.name, bundle.sha256, self.since)
+
     def succeed(self) -> None:
         """The pipeline has reached a change, and all before it is answered."""
         change = self._pipeline.resume()
         # One that came before a restart changes nothing: the bundle of the configuration answers all.
         if self._next is None or self._next.model.bundle.sha256 != change.sha256:
             return
-        if self._next.engine is not self.current.engine:  # it is, where the one before was put back already
-            self._forget_before()
-            self._before = self.current
-            self._put(self._next)
+        self._forget_before()
+        self._before = self.current
+        self._put(self._next)
+        self.since = self._pipeline.applied
         self._next = None
 
     def infer(self, batch: Batch) -> tuple[Batch, Array, Array]:
@@ -79,6 +89,7 @@ class Succession:
 
     def _put(self, answerer: Answerer) -> None:
         self.current = answerer
+        self._pipeline.lives.ranges = answerer.ranges
         self._pipeline.serve(answerer.model, answerer.transform, answerer.engine.max_batch)
 
     def _forget_before(self) -> None:

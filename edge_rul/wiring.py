@@ -138,7 +138,7 @@ def open_candidate(settings: Settings, source: Source, bundle: Bundle, journal: 
     model = model_of(other, engine, journal)
     state = CandidateState(model.bundle, serving_engine(engine), 0, 0, None, None, None)
     topic = templates(settings.topics).get("candidate")
-    return Candidate(Answerer(engine, model, other.manifest.transform), state, topic, log)
+    return Candidate(Answerer(engine, model, other.manifest.transform, other.manifest.ranges), state, topic, log)
 
 
 def serving_fields(bundle: Bundle, engine: Engine, lost: int) -> dict[str, Any]:

@@ -22,12 +22,12 @@ from edge_rul.arrivals import Arrivals
 from edge_rul.candidate import Candidate
 from edge_rul.config import Settings
 from edge_rul.core.alarm import Change
+from edge_rul.core.entry import BundleChange
 from edge_rul.core.outgoing import Outgoing, Statistics, iso
 from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
-from edge_rul.core.valid import Ranges
 from edge_rul.engines import Engine
 from edge_rul.log import Summary
 from edge_rul.snapshots import Snapshots
@@ -152,6 +152,7 @@ class Worker:
         catch_up = min(self._journal.last, self._journal.pledged)
         self._pipeline.begin(replay_from=state.replay_from, answered=state.watermark, catch_up=catch_up)
         self._scoring.begin(state.replay_from)
+        self._scoring.succession.since = state.watermark
         return state.assets
 
     # -- the steps --------------------------------------------------------------------------------------------------
@@ -205,8 +206,20 @@ class Worker:
 
     def change_bundle(self, successor: Answerer) -> None:
         """Let another answer, once all that came before is answered; `answerer` tells when."""
-        entry = self._scoring.succession.propose(successor)
-        self._tail.append(self._journal.append([entry], self._clock.monotonic()))
+        self._note(self._scoring.succession.propose(successor))
+
+    def record_bundle(self) -> None:
+        """Make the journal's entries tell who answers, where they do not: after a start with another bundle, and after
+        one that failed at its first windows."""
+        entry = self._scoring.succession.recorded()
+        known, since = self._journal.bundle
+        if known != entry.sha256 or since > self._scoring.succession.since:
+            self._note(entry)
+
+    def _note(self, change: BundleChange) -> None:
+        numbered = self._journal.append([change], self._clock.monotonic())
+        self._journal.answered_by(change.sha256, numbered[0].seq if change.since is None else change.since)
+        self._tail.append(numbered)
 
     @property
     def answerer(self) -> Answerer:
@@ -228,12 +241,11 @@ class Worker:
         """Another decoder for what is taken in from now on, of the same inputs."""
         self._pipeline.decoder = decoder
 
-    def reconfigure(self, settings: Settings, outgoing: Outgoing, ranges: Ranges) -> bool:
+    def reconfigure(self, settings: Settings, outgoing: Outgoing) -> bool:
         """Another configuration between two batches: windows, lives and alarm states stay. Returns False, with nothing
         changed, where the disk is full: what is held for it goes to the topics before."""
         if not self.commit():
             return False
-        self._pipeline.lives.ranges = ranges
         moved = outgoing.topics != self._outgoing.topics
         seq = self._journal.watermark
         self._transport.send(self._pipeline.reconfigure(outgoing, list(settings.alarms), seq))

@@ -211,6 +211,7 @@ VISIBLE = st.characters(max_codepoint=0x2FF, exclude_categories=("Z", "C"))
 @given(secret=st.text(VISIBLE, min_size=1, max_size=20))
 def test_whatever_a_secret_looks_like_it_is_taken_out(secret: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     assume(secret not in archive._MASK)
+    assume(secret not in json.dumps({"password": ""}))  # a secret `"` is taken out of JSON's own signs too
     path = tmp_path_factory.getbasetemp() / "case.tar.gz"
     log = json.dumps({"password": secret}, ensure_ascii=False)
     archive.write(path, {"a.txt": f"before {secret} after", "b.txt": log, "c.json": {"list": [secret]}}, [secret])

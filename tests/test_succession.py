@@ -17,6 +17,7 @@ from edge_rul.core.entry import BundleChange
 from edge_rul.core.normalise import Array, ZScore
 from edge_rul.core.prediction import BundleId
 from edge_rul.core.transform import Transform
+from edge_rul.core.valid import Ranges
 from edge_rul.errors import EXIT_INTERNAL, EngineError
 from edge_rul.succession import Answerer
 
@@ -89,8 +90,8 @@ def test_what_came_before_the_change_is_answered_by_the_old_bundle_and_the_rest_
 def test_a_successor_that_fails_at_its_first_windows_gives_its_place_back(rig: Rig) -> None:
     put(rig, range(1, 6))
     rig.settle()
-    engine = Engine(fails=True, max_batch=8)
-    rig.worker.change_bundle(successor(rig, engine))
+    engine, before = Engine(fails=True, max_batch=8), rig.worker.answerer.ranges
+    rig.worker.change_bundle(successor(rig, engine)._replace(ranges=Ranges([None, None], [False, False])))
     put(rig, range(6, 16))
     rig.settle()
     assert {sha for sha, _ in by_cycle(rig).values()} == {"0" * 64}
@@ -98,6 +99,10 @@ def test_a_successor_that_fails_at_its_first_windows_gives_its_place_back(rig: R
     np.testing.assert_allclose([r for _, r in by_cycle(rig).values()], 50.0, atol=1e-4)
     assert engine.closed
     assert rig.worker.failure == "infer: fake: out of memory"
+    assert rig.worker.answerer.ranges is rig.worker._pipeline.lives.ranges is before
+    rig.worker.record_bundle()
+    rig.settle()
+    assert entries(rig)[-1] == BundleChange("b", "0" * 64, since=6), "all since the change was answered by the first"
 
     rig.worker.change_bundle(successor(rig, Engine())._replace(model=rig.worker.answerer.model))
     assert rig.worker.failure == ""

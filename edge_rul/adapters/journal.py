@@ -5,7 +5,7 @@
     alarms      an asset's alarm states as they stood at the watermark
     snapshots   an asset's rings and life as they stood at `seq`; superseded rows go once newer ones are valid
     meta        journal id, names of the bundle's inputs, watermark, pledge, where the newest valid snapshot begins,
-                whether retained states are owed
+                whether retained states are owed, which bundle answers since when
 
 Owns the numbers, group commit, what is deleted and when, and what happens when the disk is full. The open transaction
 is a list in memory that one executemany writes, so a full disk loses nothing: it is written again. How the file is
@@ -56,7 +56,8 @@ class Journal:
     set_aside: where an unusable predecessor was moved, or None; set_aside_why: `corrupt`, or `inputs` where it belongs
     to a bundle with other inputs; set_aside_assets: how many assets it knew, as far as that could be told. full: why
     nothing more may be taken in, or "". states_owed: whether the run before ended while the broker lacked retained
-    states, or might have; see `owe_states`. pledged: no answer to an entry above this seq was ever published.
+    states, or might have; see `owe_states`. pledged: no answer to an entry above this seq was ever published. bundle:
+    sha256 of the one that answers, and the seq after which it does, as `answered_by` was told.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Journal:
         self._path = directory / FILE
         self._pending: list[tuple[int, bytes]] = []
         self._pending_since = 0.0
+        self._noted: list[tuple[str, str | int]] = []  # rows of meta in the open transaction
         self.set_aside: Path | None = None
         self.set_aside_why = ""
         self.set_aside_assets = 0
@@ -117,6 +119,7 @@ class Journal:
             # A file of before there were pledges: anything may have been published.
             self.pledged = int(meta.get("pledged", self.last + PLEDGE))
             self.states_owed = bool(int(meta.get("states_owed", 0)))
+            self.bundle = str(meta.get("bundle", "")), int(meta.get("bundle_since", 0))
         except (KeyError, ValueError, sqlite3.DatabaseError) as e:
             db.close()
             if isinstance(e, sqlite3.OperationalError):
@@ -162,6 +165,11 @@ class Journal:
             self._pending_since = now
         return numbered
 
+    def answered_by(self, sha256: str, since: int) -> None:
+        """Note in the open transaction, beside its entry, which bundle answers what lies above `since`."""
+        self.bundle = sha256, since
+        self._noted = [("bundle", sha256), ("bundle_since", since)]
+
     def wait(self, now: float) -> float:
         """Seconds until the open transaction has to be committed; infinite while it is empty."""
         if not self._pending:
@@ -183,6 +191,7 @@ class Journal:
         def write(db: sqlite3.Connection) -> None:
             db.executemany("INSERT INTO entries VALUES (?, ?)", self._pending)
             db.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?)", marks)
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", self._noted)
             self._put_watermark(db, watermark, alarms, pledge)
 
         self.full = (self._no_room() if self._pending else "") or self._write(write)
@@ -191,6 +200,7 @@ class Journal:
         if marks:
             self._newest_mark = wall
         self._pending.clear()
+        self._noted.clear()
         self._pending_since = 0.0
         self.committed = self.last
         self._put(watermark, pledge)

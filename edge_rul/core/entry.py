@@ -22,10 +22,15 @@ AssetEntry = Reading | Command | Stale
 
 
 class BundleChange(msgspec.Struct, frozen=True):
-    """Another bundle, or the same on another engine, answers what comes after. name, sha256: of its manifest."""
+    """Another bundle, or the same on another engine, answers what comes after. name, sha256: of its manifest.
+
+    since: seq after which it answered already, None where that is this entry's own: after a start with another bundle,
+    the watermark; where a bundle failed at its first windows, the change that it came with.
+    """
 
     name: str
     sha256: str
+    since: int | None = None
 
 
 Entry = AssetEntry | Refused | BundleChange
@@ -39,7 +44,7 @@ def pack(entry: Entry) -> bytes:
     if isinstance(entry, Refused):
         return _encode((_REFUSED, *msgspec.structs.astuple(entry)))
     if isinstance(entry, BundleChange):
-        return _encode((_BUNDLE, entry.name, entry.sha256))
+        return _encode((_BUNDLE, entry.name, entry.sha256, entry.since))
     asset = (entry.asset.name, entry.asset.levels)
     if isinstance(entry, Command):
         of_alarm = entry.alarm, entry.cycles
@@ -59,7 +64,8 @@ def unpack(data: bytes) -> Entry:
             reason, topic, problem, payload, size, reply_to = rest
             return Refused(Reason(reason), topic, problem, payload, size, _reply_to(reply_to))
         if kind == _BUNDLE:
-            return BundleChange(*map(str, rest))
+            bundle, sha256, *since = rest
+            return BundleChange(str(bundle), str(sha256), *since)
         name, levels, *rest = rest
         asset = Asset(name, tuple((str(key), str(value)) for key, value in levels))
         if kind == _RESET:

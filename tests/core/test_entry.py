@@ -8,7 +8,7 @@ import pytest
 
 from edge_rul.core.command import Command, ReplyTo
 from edge_rul.core.dead_letter import Refused
-from edge_rul.core.entry import Entry, pack, unpack
+from edge_rul.core.entry import BundleChange, Entry, pack, unpack
 from edge_rul.core.payload import NO_NUMBER, Reading
 from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset
@@ -38,6 +38,8 @@ def same(found: Entry, expected: Entry) -> bool:
         Command("remove", X, "kim", "sold", ReplyTo("r/kim", b"\xff", "7")),
         Command("reset", X),
         Stale(X, 0, 1_767_225_600),
+        BundleChange("new", "1" * 64),
+        BundleChange("new", "1" * 64, 0),
         Refused(Reason.BAD_COMMAND, "cmd", "?", b"", 0, ReplyTo("r")),
         Refused(Reason.NOT_JSON, "plant/\u00e9", "no JSON", b"\xff\x00", 70_000),
     ],
@@ -54,6 +56,10 @@ def test_a_reading_of_the_version_before_has_no_source() -> None:
 
 def test_a_reset_of_the_version_before_says_neither_who_nor_why() -> None:
     assert unpack(msgspec.msgpack.encode((1, "x", (("line", "a"),)))) == Command("reset", X)
+
+
+def test_a_change_of_bundle_did_not_say_since_when_before() -> None:
+    assert unpack(msgspec.msgpack.encode((5, "new", "1" * 64))) == BundleChange("new", "1" * 64)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", msgspec.msgpack.encode((9, "x", ())), msgspec.msgpack.encode((2, "?"))])

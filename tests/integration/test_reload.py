@@ -22,9 +22,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from bundles import bundle_parts, make_bundle
 from edge_rul import bundle as bundles
+from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.journal_file import FILE
 from edge_rul.adapters.journal_reader import read_journal
 from edge_rul.bundle import Bundle, Golden
+from edge_rul.config import JournalSettings
+from edge_rul.core.entry import BundleChange
+from edge_rul.core.payload import Reading
 
 ASSETS = ("fan", "pump")
 FIRST = """
@@ -114,13 +118,15 @@ class Peer:
 
 
 class Daemon:
-    def __init__(self, directory: Path, config: str, **environment: str) -> None:
+    def __init__(self, directory: Path, config: str, prelude: str = "", **environment: str) -> None:
+        """prelude: Python that runs before the command."""
+        command = f"import sys; from edge_rul.cli import main\n{prelude}\nsys.exit(main())"
         self.config = directory / "edge-rul.yaml"
         self.config.write_text(config)
         self.log = directory / "daemon.log"
         with self.log.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edge_rul.cli", "run", "--config", str(self.config)],
+                [sys.executable, "-c", command, "run", "--config", str(self.config)],
                 stderr=err,
                 env={**os.environ, "STATE_DIRECTORY": str(directory / "state"), **environment},
             )
@@ -146,8 +152,8 @@ def peer(mosquitto: Broker) -> Iterator[Peer]:
 def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     daemons: list[Daemon] = []
 
-    def start(config: str, **environment: str) -> Daemon:
-        daemons.append(Daemon(tmp_path, config, **environment))
+    def start(config: str, prelude: str = "", **environment: str) -> Daemon:
+        daemons.append(Daemon(tmp_path, config, prelude, **environment))
         return daemons[-1]
 
     yield start
@@ -202,8 +208,14 @@ def test_a_reload_that_is_refused_changes_nothing(
     peer.wait_for_more()
     refused = [
         (good.replace("old/", "x{"), "edge-rul.yaml:5: topics.readings[0]: "),
-        (good + "limits: {assets: 7}\n", "edge-rul.yaml:9: limits: has changed, and cannot while the daemon serves"),
-        (good.replace("port:", "keepalive: 7, port:"), "edge-rul.yaml:3: mqtt: has changed"),
+        (good + "limits: {assets: 7}\n", "edge-rul.yaml:9: limits.assets: 10000 became 7, which cannot change while"),
+        (good.replace("port:", "keepalive: 7, port:"), "edge-rul.yaml:3: mqtt.keepalive: 30 became 7, which cannot"),
+        (good + "limits: {tail: 7}\nhttp: {port: 7}\n", "daemon serves; nor can limits.tail, where 10000 became 7"),
+        (good + "http: {port: 7}\n", 'edge-rul.yaml:9: http: null became {"host":"127.0.0.1","port":7,'),
+        (
+            good.replace("topics: {", "topics: {availability: a, "),
+            'topics.availability: "edge-rul/availability" became',
+        ),
         (good.replace('"old/', '"{line}/old/'), "topics.prediction: "),
         (good.replace("below: 120}", "below: 200}"), "alarms[1].below: below + deadband is 200, above the bundle's"),
     ]
@@ -264,6 +276,124 @@ def test_another_bundle_takes_over_between_two_readings(
     daemon.end()
     with read_journal(tmp_path / "state" / FILE) as kept:
         assert len(kept.assets()) == len(ASSETS)
+
+
+# The bundle `broken` reproduces its golden windows, and fails at the first window of the plant.
+_FAILS_AT_WORK = """
+from edge_rul.errors import EngineError
+from edge_rul.succession import Succession
+put = Succession._put
+def put_and_break(self, answerer):
+    infer = answerer.engine.infer
+    def fail(x):
+        if len(x):
+            raise EngineError("infer", "onnxruntime", "out of memory")
+        return infer(x)
+    if answerer.model.bundle.name == "broken":
+        answerer.engine.infer = fail
+    put(self, answerer)
+Succession._put = put_and_break
+"""
+
+
+def test_a_bundle_that_fails_at_its_first_windows_is_rolled_back_under_load(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    broken, sound = (make_bundle(tmp_path / n, seed=s, name=n) for s, n in ((1, "broken"), (2, "sound")))
+    first = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port)
+    daemon = start(first, _FAILS_AT_WORK)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    peer.load()
+    peer.wait_for_more()
+    daemon.reload(first.replace(str(tiny_bundle.path), str(broken.path)))
+    problem = "broken failed at its first windows: infer: onnxruntime: out of memory"
+    status = peer.wait("the roll-back", lambda: told(peer, lambda s: (s["reload"] or {}).get("problem") == problem))
+    assert status["bundle"]["name"] == "tiny" and status["words"].startswith("tiny on ")
+    peer.wait("the alarm", lambda: peer.retained["edge-rul/_daemon/alarm/reload_refused"]["state"] == "active")
+    peer.wait_for_more()
+    daemon.reload(first.replace(str(tiny_bundle.path), str(sound.path)))
+    peer.wait("sound", lambda: peer.retained["edge-rul/status"]["bundle"]["name"] == "sound")
+    peer.wait("no alarm", lambda: peer.retained["edge-rul/_daemon/alarm/reload_refused"]["state"] == "normal")
+    peer.wait_for_more()
+    last = peer.calm()
+    peer.wait("the last answers", lambda: all(peer.cycles(asset)[-1] == last for asset in ASSETS))
+    for asset in ASSETS:
+        assert peer.cycles(asset) == list(range(5, last + 1)), "each window is answered, once and in order"
+        answered = [p["bundle"]["name"] for t, p in peer.heard if p and t == f"edge-rul/{asset}/prediction"]
+        assert list(dict.fromkeys(answered)) == ["tiny", "sound"]
+    daemon.end()
+    assert daemon.log.read_text().count('"event": "reload_refused"') == 1
+    # The journal tells who answered what: the one that failed, nothing.
+    changes = bundle_changes(tmp_path / "state")
+    by_name = [(entry.name, seq if entry.since is None else entry.since) for seq, entry in changes]
+    assert [name for name, _ in by_name] == ["tiny", "broken", "tiny", "sound"]
+    assert by_name[1][1] == by_name[2][1]
+
+
+def test_a_bundle_may_still_be_rolled_back_after_the_next_reload(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Its first window comes when it comes; the engine before waits for it, whatever else has changed by then."""
+    broken = make_bundle(tmp_path / "broken", seed=1, name="broken")
+    daemon = start(FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port), _FAILS_AT_WORK)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    daemon.reload(daemon.config.read_text().replace(str(tiny_bundle.path), str(broken.path)))
+    peer.wait("broken", lambda: peer.retained["edge-rul/status"]["bundle"]["name"] == "broken")
+    daemon.reload(daemon.config.read_text() + "log: {level: warning}\n")
+    peer.wait("another", lambda: peer.retained["edge-rul/status"]["reload"]["changed"] == ["log"])
+    peer.load()
+    peer.wait("the roll-back", lambda: "failed at its first" in peer.retained["edge-rul/status"]["reload"]["problem"])
+    assert peer.retained["edge-rul/status"]["bundle"]["name"] == "tiny"
+    last = peer.calm()
+    peer.wait("the last answers", lambda: all(peer.cycles(asset)[-1:] == [last] for asset in ASSETS))
+    assert [peer.cycles(asset) for asset in ASSETS] == [list(range(5, last + 1))] * 2
+    daemon.end()
+
+
+def told(peer: Peer, wanted: Callable[[Any], bool]) -> Any:
+    """The first status that was published and is as wanted, or None."""
+    return next((s for t, s in peer.heard if t == "edge-rul/status" and s and wanted(s)), None)
+
+
+def bundle_changes(state: Path) -> list[tuple[int, BundleChange]]:
+    """In the journal of a daemon that has ended: seq and entry."""
+    with Journal(state, JournalSettings()) as journal:
+        return [(n.seq, n.entry) for n in journal.read(0, 10**6) if isinstance(n.entry, BundleChange)]
+
+
+def test_another_bundle_after_a_restart_is_an_entry_of_the_journal(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """So that it tells, without a reload too, which bundle answered what; the new one answers what was left."""
+    other = make_bundle(tmp_path / "other", seed=1, name="other")
+    first = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port)
+    daemon = start(first)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    peer.load()
+    peer.wait_for_more()
+    daemon.end()
+    changed = first.replace(str(tiny_bundle.path), str(other.path))
+    daemon = start(changed)
+    peer.wait_for_more()
+    daemon.process.kill()
+    daemon.process.wait(10)
+    daemon = start(changed)
+    peer.wait_for_more()
+    peer.calm()
+    daemon.end()
+    (begun, first_change), (seq, second) = bundle_changes(tmp_path / "state")
+    assert (begun, first_change) == (1, BundleChange("tiny", tiny_bundle.sha256, 0))
+    assert second == BundleChange("other", other.sha256, second.since) and second.since is not None
+    assert begun < second.since < seq, "it answers what was not answered yet, too"
+    with Journal(tmp_path / "state", JournalSettings()) as journal:
+        assert journal.bundle == (other.sha256, second.since)
+        by_seq = {n.seq: n.entry for n in journal.read(0, 10**6)}
+    heard = {(t, p["cycle"], p["bundle"]["name"]) for t, p in peer.heard if p and t.endswith("/prediction")}
+    for number, entry in by_seq.items():
+        if isinstance(entry, Reading) and entry.cycle >= 5:
+            answers = {b for t, c, b in heard if (t, c) == (f"edge-rul/{entry.asset.name}/prediction", entry.cycle)}
+            # What the first one published and the broker had not acknowledged is answered by both.
+            assert ("other" if number > second.since else "tiny") in answers, number
 
 
 def test_where_the_windows_may_begin_anew_a_bundle_that_differs_is_taken(
