@@ -138,10 +138,11 @@ def fit(
 
 
 def _teach(settings: DistilSettings, learn: Prepared, seed: int, progress: Progress) -> Teachers:
-    """The teachers, fitted on every training window. They are fitted anew where a run goes on, to the same bits."""
-    progress.say(f"fitting {len(settings.teachers)} teachers")
+    """The teachers, fitted on the training windows. They are fitted anew where a run goes on, to the same bits."""
+    progress.say(f"fitting {len(settings.teachers) * max(1, settings.folds)} teachers")
     x, targets = learn.batch(np.arange(len(learn.windows)))  # (N, T, C)
-    return settings.fit(x.cpu(), Targets(*(t.cpu() for t in targets)), seed)
+    assets = learn.windows.table.asset[learn.windows.last].tolist()
+    return settings.fit(x.cpu(), Targets(*(t.cpu() for t in targets)), assets, seed)
 
 
 def _epoch(
@@ -186,7 +187,7 @@ def _batches(
     for select in order[: steps * recipe.batch].reshape(steps, recipe.batch):
         x, targets = learn.batch(select)
         x = augment(x, recipe.augment, random)  # (B, T, F)
-        yield x, targets if teachers is None else teachers.targets(x, targets)
+        yield x, targets if teachers is None else teachers.targets(x, targets, select)
 
 
 def _step(

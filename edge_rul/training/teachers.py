@@ -9,14 +9,18 @@ Owns the kinds of teacher, their fit, and the targets that they give. Must not k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Protocol
 
 import msgspec
+import numpy as np
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
+from edge_rul.errors import DataError
 from edge_rul.training.losses.tasks import SCALE, Targets
+from edge_rul.training.table import Index
 from edge_rul.training.tree import Features, Tree, describe
 
 Count = Annotated[int, Meta(ge=1)]
@@ -107,38 +111,65 @@ TeacherSettings = TreeSettings | PerceptronSettings
 
 class DistilSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """share: of the RUL target that is the teachers' answer; the rest is the label. 1 leaves the labels to the teachers
-    and to the health head."""
+    and to the health head.
+    folds: the assets are dealt into so many, and a window is answered by teachers that were fitted on the other folds,
+    so that none answers for a life that it has seen. 0: one set of teachers, fitted on all."""
 
     teachers: Annotated[list[TeacherSettings], Meta(min_length=1)]
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    folds: Annotated[int, Meta(ge=0)] = 0
 
-    def fit(self, x: Tensor, targets: Targets, seed: int) -> Teachers:
-        """x: (N, T, C) the training windows and their targets, on the CPU. Lives not seen to their end teach nothing,
-        where the label is only a bound."""
+    def __post_init__(self) -> None:
+        if self.folds == 1:
+            raise ValueError("folds is 1, expected 0 for none, or at least 2: one fold leaves no assets to learn from")
+
+    def fit(self, x: Tensor, targets: Targets, assets: Sequence[str], seed: int) -> Teachers:
+        """x: (N, T, C) the training windows, their targets and whose they are, on the CPU. Lives not seen to their end
+        teach nothing, where the label is only a bound. Raises DataError when there are fewer assets than folds."""
         known = ~targets.is_lower_bound  # (N,)
-        x, rul = x[known], targets.rul[known]
-        return Teachers([(t.weight, t.fit(x, rul, seed)) for t in self.teachers], self.share)
+        fold = fold_of(assets, self.folds, seed)  # (N,)
+        sets = []
+        for k in range(max(1, self.folds)):
+            learnt = known & (fold != k) if self.folds else known  # (N,)
+            sets.append([(t.weight, t.fit(x[learnt], targets.rul[learnt], seed)) for t in self.teachers])
+        return Teachers(sets, fold, self.share)
+
+
+def fold_of(assets: Sequence[str], folds: int, seed: int) -> Tensor:
+    """(N,) the fold of each window by its asset; folds differ by one asset at most. 0 where there are none."""
+    if not folds:
+        return torch.zeros(len(assets), dtype=torch.int64)
+    names = sorted(set(assets))
+    if len(names) < folds:
+        raise DataError("train", f"{len(names)} assets to learn from", f"recipe.distil.folds is {folds}")
+    dealt = {names[i]: n % folds for n, i in enumerate(np.random.default_rng(seed).permutation(len(names)).tolist())}
+    return torch.tensor([dealt[a] for a in assets])
 
 
 class Teachers:
-    """Several teachers as one."""
+    """Several teachers as one. sets: of each fold, those that have not seen it. fold: (N,) of the training windows."""
 
-    def __init__(self, teachers: list[tuple[float, Teacher]], share: float) -> None:
-        self._teachers = teachers
+    def __init__(self, sets: list[list[tuple[float, Teacher]]], fold: Tensor, share: float) -> None:
+        self._sets = sets
+        self._fold = fold
         self._share = share
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B,) the weighted mean of their answers, on the training scale."""
-        weights = sum(weight for weight, _ in self._teachers)
-        mean = sum((weight * teacher(x) for weight, teacher in self._teachers), x.new_zeros(len(x))) / weights  # (B,)
-        return mean.clamp(0, SCALE)
+    def __call__(self, x: Tensor, fold: Tensor) -> Tensor:
+        """(B, T, C), (B,) -> (B,) the weighted mean of what each window's set answers, on the training scale."""
+        out = x.new_zeros(len(x))  # (B,)
+        for k, teachers in enumerate(self._sets):
+            own = fold == k  # (B,)
+            if own.any():
+                total = sum((weight * teacher(x[own]) for weight, teacher in teachers), x.new_zeros(()))  # (b,)
+                out[own] = total / sum(weight for weight, _ in teachers)
+        return out.clamp(0, SCALE)
 
-    def targets(self, x: Tensor, labels: Targets) -> Targets:
-        """What the network is to answer for the windows x (B, T, C).
+    def targets(self, x: Tensor, labels: Targets, select: Index) -> Targets:
+        """What the network is to answer for x (B, T, C), the training windows of numbers `select`, moved about.
 
         Where the label is a bound, the teachers' answer counts as far as it passes the bound, and as an exact one.
         """
-        taught = self(x.cpu()).to(labels.rul.device)  # (B,)
+        taught = self(x.cpu(), self._fold[torch.from_numpy(select)]).to(labels.rul.device)  # (B,)
         taught = torch.where(labels.is_lower_bound, torch.maximum(taught, labels.rul), taught)
         mixed = torch.where(labels.is_lower_bound, taught, torch.lerp(labels.rul, taught, self._share))  # (B,)
         return Targets(mixed, torch.zeros_like(labels.is_lower_bound), labels.health)

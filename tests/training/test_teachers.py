@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from edge_rul.errors import DataError
 from edge_rul.training.losses.tasks import Targets
-from edge_rul.training.teachers import DistilSettings, PerceptronSettings, TeacherSettings, TreeSettings, lines_of
+from edge_rul.training.teachers import (
+    DistilSettings,
+    PerceptronSettings,
+    Teachers,
+    TeacherSettings,
+    TreeSettings,
+    fold_of,
+    lines_of,
+)
 
 KINDS: dict[str, TeacherSettings] = {"tree": TreeSettings(), "perceptron": PerceptronSettings(members=2, epochs=10)}
 
@@ -19,6 +29,17 @@ def windows(count: int, seed: int) -> tuple[Tensor, Tensor]:
     steps = torch.arange(8.0)[:, None] - 3.5  # (8, 1)
     x = level + slope * steps / 8 + 0.01 * torch.randn(count, 8, 2, generator=random)  # (N, 8, 2)
     return x, 60 - 15 * level[:, 0, 0] - 10 * slope[:, 0, 0]
+
+
+ONE = ["one"] * 2000  # the asset of each window, where it does not matter
+
+
+def taught(settings: DistilSettings, x: Tensor, targets: Targets, seed: int = 0) -> Teachers:
+    return settings.fit(x, targets, ONE[: len(x)], seed)
+
+
+def answers(teachers: Teachers, x: Tensor) -> Tensor:
+    return teachers(x, torch.zeros(len(x), dtype=torch.int64))
 
 
 def known(rul: Tensor) -> Targets:
@@ -34,10 +55,10 @@ def test_a_line_is_its_mean_and_its_slope() -> None:
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_a_teacher_learns_what_level_and_slope_tell(settings: TeacherSettings) -> None:
     learnt, life = windows(2000, 0)
-    teachers = DistilSettings([settings]).fit(learnt, known(life), seed=0)
+    teachers = taught(DistilSettings([settings]), learnt, known(life))
     x, rul = windows(500, 1)
     spread = float(rul.std())
-    assert float((teachers(x) - rul.clamp(0, 125)).square().mean().sqrt()) < 0.25 * spread
+    assert float((answers(teachers, x) - rul.clamp(0, 125)).square().mean().sqrt()) < 0.25 * spread
 
 
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
@@ -45,32 +66,61 @@ def test_teachers_are_the_same_each_time_and_leave_torchs_generator_alone(settin
     x, rul = windows(300, 0)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = DistilSettings([settings]).fit(x, known(rul), seed=1)(x)
+    first = answers(taught(DistilSettings([settings]), x, known(rul), seed=1), x)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    assert torch.equal(DistilSettings([settings]).fit(x, known(rul), seed=1)(x), first)
+    assert torch.equal(answers(taught(DistilSettings([settings]), x, known(rul), seed=1), x), first)
 
 
 def test_a_bound_teaches_no_teacher_and_is_raised_to_its_answer() -> None:
     x, rul = windows(400, 0)
     bound = torch.arange(400) % 4 == 0  # (N,)
     labels = Targets(torch.where(bound, torch.tensor(3.0), rul), bound, torch.full((400,), -1))
-    teachers = DistilSettings([TreeSettings()]).fit(x, labels, seed=0)
-    assert torch.equal(teachers(x), DistilSettings([TreeSettings()]).fit(x[~bound], known(rul[~bound]), seed=0)(x))
+    teachers = taught(DistilSettings([TreeSettings()]), x, labels)
+    of_known = taught(DistilSettings([TreeSettings()]), x[~bound], known(rul[~bound]))
+    assert torch.equal(answers(teachers, x), answers(of_known, x))
 
     low = Targets(torch.full((400,), 124.0), bound, labels.health)
-    taught = teachers.targets(x, low)
-    assert torch.equal(taught.rul[bound], torch.full((100,), 124.0)), "a teacher cannot take life away"
-    assert torch.equal(taught.rul[~bound], teachers(x)[~bound])
-    assert not taught.is_lower_bound.any() and torch.equal(taught.health, low.health)
+    targets = teachers.targets(x, low, np.arange(400))
+    assert torch.equal(targets.rul[bound], torch.full((100,), 124.0)), "a teacher cannot take life away"
+    assert torch.equal(targets.rul[~bound], answers(teachers, x)[~bound])
+    assert not targets.is_lower_bound.any() and torch.equal(targets.health, low.health)
 
 
 def test_share_and_weights_mix_labels_and_teachers() -> None:
     x, rul = windows(300, 0)
     tree, perceptron = KINDS.values()
-    answers = [DistilSettings([kind]).fit(x, known(rul), seed=0)(x) for kind in (tree, perceptron)]
+    each = [answers(taught(DistilSettings([kind]), x, known(rul)), x) for kind in (tree, perceptron)]
     both = DistilSettings([TreeSettings(weight=3.0), PerceptronSettings(members=2, epochs=10)], share=0.5)
-    mixed = both.fit(x, known(rul), seed=0).targets(x, known(rul)).rul
-    inside = (answers[1] > 0) & (answers[1] < 125)
-    expected = 0.5 * rul + 0.5 * (0.75 * answers[0] + 0.25 * answers[1])
+    mixed = taught(both, x, known(rul)).targets(x, known(rul), np.arange(300)).rul
+    inside = (each[1] > 0) & (each[1] < 125)
+    expected = 0.5 * rul + 0.5 * (0.75 * each[0] + 0.25 * each[1])
     torch.testing.assert_close(mixed[inside], expected[inside], rtol=1e-4, atol=1e-3)
+
+
+def test_out_of_fold_no_teacher_answers_for_an_asset_that_it_has_seen() -> None:
+    x, rul = windows(400, 0)
+    assets = [f"engine-{i % 10}" for i in range(400)]
+    settings = DistilSettings([PerceptronSettings(members=1, epochs=2)], folds=3)
+    fold = fold_of(assets, 3, seed=2)
+    assert sorted(fold[:10].bincount().tolist()) == [3, 3, 4], "dealt by asset, as evenly as they go"
+    assert torch.equal(fold[:10].repeat(40), fold)
+
+    teachers = settings.fit(x, known(rul), assets, seed=2)
+    select = np.array([5, 3, 250])
+    moved = x[select] + 0.5
+    before = teachers.targets(moved, known(rul[select]), select).rul
+    # Whatever the labels of their own fold are, the answers stay; those of another fold change them.
+    own = fold == fold[5]
+    for lied, changed in ((own, False), (~own, True)):
+        others = settings.fit(x, known(torch.where(lied, 60.0, rul)), assets, seed=2)
+        answer = others.targets(moved[:1], known(rul[select[:1]]), select[:1]).rul
+        assert torch.equal(answer, before[:1]) != changed
+
+
+def test_folds_need_assets_and_are_never_one() -> None:
+    x, rul = windows(20, 0)
+    with pytest.raises(DataError, match=r"2 assets to learn from: recipe\.distil\.folds is 3"):
+        DistilSettings([TreeSettings()], folds=3).fit(x, known(rul), ["a", "b"] * 10, seed=0)
+    with pytest.raises(ValueError, match="folds is 1, expected 0 for none, or at least 2"):
+        DistilSettings([TreeSettings()], folds=1)
