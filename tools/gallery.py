@@ -1,9 +1,10 @@
 """A picture of each bundle's predictions on test lives, for the documentation.
 
-    python tools/gallery.py --out docs/gallery bundles/batteries=DIR bundles/disks=DIR
+    python tools/gallery.py --out docs/gallery bundles/batteries=DIR bundles/wind_0,bundles/wind_1=DIR
 
 For each BUNDLE=DATA it writes NAME.svg: predicted against true RUL along a few lives with their intervals, or, where
-the configuration asks for detection, the share of failures that had an alarm by a day, over the days before them.
+the configuration asks for detection, the share of failures that had an alarm by a day, over the days before them. Of
+that, several folds' bundles make one picture, each with its own test lives.
 
 Owns what is drawn. Which windows are judged and who answers stands in the package. Must not know a domain.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +25,15 @@ from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
 from edge_rul.engines import infer_all, open_engine
-from edge_rul.errors import EXIT_OK, EXIT_USAGE, EdgeRulError
+from edge_rul.errors import EXIT_OK, EXIT_USAGE, ConfigError, EdgeRulError
 from edge_rul.training.detection import Detection, DetectionSettings, detect
 from edge_rul.training.evaluate import dataset_of, load_table
-from edge_rul.training.windows import Windows, full_windows
+from edge_rul.training.table import Mask
+from edge_rul.training.windows import Windows, full_windows, joined
 
 BATCH, CHUNK = 64, 4096
 LIVES = 4  # drawn of each bundle
+POINTS = 300  # of a life, about
 BLUE, RED, GREY = "#1f5f99", "#b3261e", "#8a8a8a"
 STYLE: Any = {
     "axes.spines.top": False,
@@ -41,24 +45,38 @@ STYLE: Any = {
 
 
 class Answers(NamedTuple):
-    """rul: (N,) of the windows, in the bundle's unit."""
+    """rul: (N,) of the windows, in the bundle's unit. outside: (N,) whether inputs of the window's last reading lie
+    beyond what training saw, which the daemon marks."""
 
     bundle: Bundle
     windows: Windows
     rul: Array
+    outside: Mask
 
 
 def answers(bundle: Bundle, data: Path) -> Answers:
     """The bundle's predictions for all full windows of the test lives in `data`. Raises DataError, EngineError."""
     transform = bundle.manifest.transform
     windows = full_windows(load_table(bundle, data, "test"), bundle.manifest.window)
-    found = []
+    found, outside = [], []
     with open_engine("onnxruntime", bundle, max_batch=BATCH) as engine:
         for begin in range(0, len(windows), CHUNK):
             select = np.arange(begin, min(begin + CHUNK, len(windows)))
-            readings = windows.readings(select, before=transform.changes)
-            found.append(infer_all(engine, transform.apply(readings).x)[0])
-    return Answers(bundle, windows, np.concatenate([np.zeros(0, np.float32), *found]))
+            seen = transform.apply(windows.readings(select, before=transform.changes))
+            found.append(infer_all(engine, seen.x)[0])
+            outside += [bool(marks.outside) for marks in seen.marks]
+    return Answers(bundle, windows, np.concatenate([np.zeros(0, np.float32), *found]), np.array(outside, np.bool_))
+
+
+def together(folds: Sequence[Answers]) -> Answers:
+    """The folds as one. Raises ConfigError where each has its own intervals to draw."""
+    if len(folds) == 1:
+        return folds[0]
+    if dataset_of(folds[0].bundle).detection is None:
+        problem = f"{len(folds)} bundles in one picture; expected one, as the configuration asks for no detection"
+        raise ConfigError("gallery", folds[0].bundle.manifest.name, problem)
+    rul, outside = (np.concatenate([getattr(fold, name) for fold in folds]) for name in ("rul", "outside"))
+    return Answers(folds[0].bundle, joined([fold.windows for fold in folds]), rul, outside)
 
 
 def lives(shown: Answers) -> Any:
@@ -74,15 +92,21 @@ def lives(shown: Answers) -> Any:
         1, len(chosen), figsize=(2.9 * len(chosen), 3), layout="constrained", sharey=True, squeeze=False
     )
     for axis, life in zip(axes[0], chosen, strict=True):
-        mine = own == life
+        mine = np.flatnonzero((own == life) & (left <= 2 * cap))
+        mine = mine[:: -max(1, len(mine) // POINTS)][::-1]  # the last one is among them
         x, rul = left[mine], shown.rul[mine]
         if (table := manifest.interval) is not None:
             low, high = table.bounds(rul, cap)
             axis.fill_between(x, low, high, color=BLUE, alpha=0.18, linewidth=0, label=f"{table.level:.0%} interval")
         axis.plot(x, np.minimum(x, cap), color="black", linewidth=1, label="true, at most the cap")
         axis.plot(x, rul, color=BLUE, linewidth=1.2, label="predicted")
-        far = min(float(x.max()), 2 * cap)
-        axis.set(xlim=(far, 0), ylim=(0, 1.08 * cap), title=str(windows.table.asset[windows.last[mine][0]]))
+        beyond = x[shown.outside[mine]]
+        axis.plot(
+            beyond, np.full(len(beyond), 1.05 * cap), "|", color=RED, markersize=5, label="inputs beyond training's"
+        )
+        name = str(windows.table.asset[windows.last[mine][0]])
+        title = f"asset {name}" if name.isdecimal() else name
+        axis.set(xlim=(float(x.max()), 0), ylim=(0, 1.08 * cap), title=title)
         axis.set_xlabel(f"{unit} left")
     axes[0][0].set_ylabel(f"RUL / {unit}")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -121,7 +145,7 @@ def _words(asked: float, told: Detection, settings: DetectionSettings) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Draw bundles' predictions on test lives.")
-    parser.add_argument("pairs", nargs="+", metavar="BUNDLE=DATA")
+    parser.add_argument("pairs", nargs="+", metavar="BUNDLE[,BUNDLE...]=DATA")
     parser.add_argument("--out", type=Path, required=True, help="directory for the pictures")
     args = parser.parse_args()
     mpl.use("svg")
@@ -132,9 +156,8 @@ def main() -> int:
             if not equals:
                 print(f"gallery: expected BUNDLE=DATA, found {pair!r}", file=sys.stderr)
                 return EXIT_USAGE
-            bundle = bundles.load(Path(path))
-            dataset = dataset_of(bundle)
-            shown = answers(bundle, Path(data))
+            shown = together([answers(bundles.load(Path(one)), Path(data)) for one in path.split(",")])
+            bundle, dataset = shown.bundle, dataset_of(shown.bundle)
             with plt.rc_context(STYLE):
                 wanted = dataset.detection
                 figure = lives(shown) if wanted is None else detection(shown, wanted, dataset.seconds_per_cycle)

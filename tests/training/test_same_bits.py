@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from edge_rul.core.command import Command
 from edge_rul.core.features import Feature
-from edge_rul.core.normalise import Array, Conditions
+from edge_rul.core.normalise import Array, Conditions, ZScore
 from edge_rul.core.outgoing import Outgoing
 from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.prediction import BundleId, EngineId, Model
-from edge_rul.core.smooth import Line
+from edge_rul.core.smooth import Line, Smoothing
 from edge_rul.core.tail import Numbered, Tail
 from edge_rul.core.topic import Asset, Template
 from edge_rul.core.transform import Transform
@@ -40,11 +40,14 @@ FEATURES = [
     Feature("rate", "a", change="cycle"),
     Feature("rise_rate", "a", minus="b", change="second"),
     Feature("growth", "b", log="log1p", change="hour"),
+    Feature("log_s", "s", log="log"),
+    Feature("pace", "s", log="log", change="minute"),
+    Feature("drift", "b", change="day"),
 ]
 
 
-def make_transform() -> Transform:
-    """Two conditions, by s, about 0 and 10; 5 is in neither."""
+def make_transform(smoothing: Smoothing | None, *, conditions: bool) -> Transform:
+    """conditions: two, by s, about 0 and 10, where 5 is in neither; else normalised as a whole."""
     random = np.random.default_rng(0)
     s = np.concatenate([random.uniform(-1, 1, 50), random.uniform(9, 11, 50)]).astype(np.float32)[:, None]
     rows = random.normal(3, 2, (100, len(FEATURES))).astype(np.float32)
@@ -53,21 +56,22 @@ def make_transform() -> Transform:
         low=[-1, -50, 0],
         high=[11, 50, 100],
         features=FEATURES,
-        normaliser=Conditions.fit(rows, s, np.arange(100) // 50, ["s"], margin=0.2),
-        smoothing=Line(),
+        normaliser=Conditions.fit(rows, s, np.arange(100) // 50, ["s"], margin=0.2) if conditions else ZScore.fit(rows),
+        smoothing=smoothing,
         window=T,
     )
 
 
-TRANSFORM = make_transform()
+SMOOTHINGS = (None, Line(), Line(slope=4))
+TRANSFORMS = [make_transform(smoothing, conditions=c) for smoothing in SMOOTHINGS for c in (False, True)]
 
 
-def make_pipeline(max_batch: int) -> Pipeline:
+def make_pipeline(transform: Transform, max_batch: int) -> Pipeline:
     topic = Template("out/{asset}")
     return Pipeline(
         model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad")),
         window=T,
-        transform=TRANSFORM,
+        transform=transform,
         decoder=Decoder([rule.name for rule in RULES], [Template("in/{asset}")], hold=["a"]),
         outgoing=Outgoing(topic, topic, topic, statistics=topic, status=topic, daemon_alarm=topic, dead_letter=None),
         rules=[],
@@ -117,21 +121,21 @@ def as_table(lives: dict[tuple[str, int], list[Sent]]) -> Table:
     )
 
 
-def by_training(table: Table) -> dict[Key, tuple[Array, int, int]]:
+def by_training(transform: Transform, table: Table) -> dict[Key, tuple[Array, int, int]]:
     """x (T, C), readings in no condition and of unknown change, by key."""
     windows = full_windows(table, T)
-    rows = TRANSFORM.rows(table.readings(before=True))
+    rows = transform.rows(table.readings(before=True))
     index = windows.rows()  # (n, T)
-    x = TRANSFORM.finish(rows.z[index], rows.known[index])
+    x = transform.finish(rows.z[index], rows.known[index])
     condition, change = (~rows.known[index]).sum(axis=1), rows.unknown_change[index].sum(axis=1)
     return dict(zip(windows.keys(), zip(x, condition.tolist(), change.tolist(), strict=True), strict=True))
 
 
 def by_daemon(
-    orders: dict[str, list[list[Sent]]], turns: list[str], max_batch: int, cuts: set[int]
+    transform: Transform, orders: dict[str, list[list[Sent]]], turns: list[str], max_batch: int, cuts: set[int]
 ) -> dict[Key, tuple[Array, int, int]]:
     """The same, of each key's last revision. turns: whose next reading comes. cuts: when the batches are taken."""
-    pipeline, tail = make_pipeline(max_batch), Tail(1000)
+    pipeline, tail = make_pipeline(transform, max_batch), Tail(1000)
     found: dict[Key, tuple[Array, int, int]] = {}
 
     def drain() -> None:
@@ -176,8 +180,9 @@ def test_training_and_the_daemon_see_the_same(data: st.DataObject) -> None:
     turns = data.draw(st.permutations(turns))
     cuts = data.draw(st.sets(st.integers(0, len(turns))))
     table = clean(as_table(lives), RULES)
-    expected = by_training(table)
-    found = by_daemon(orders, turns, data.draw(st.integers(1, 5)), cuts)
+    transform = data.draw(st.sampled_from(TRANSFORMS))
+    expected = by_training(transform, table)
+    found = by_daemon(transform, orders, turns, data.draw(st.integers(1, 5)), cuts)
     for key, (x, condition, change) in expected.items():
         np.testing.assert_array_equal(found[key][0], x, strict=True, err_msg=str(key))
         assert found[key][1:] == (condition, change), key
