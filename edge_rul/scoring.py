@@ -172,7 +172,9 @@ class Scoring:
         active = lagging or (self._skipping and now - self._skipped_at < _SKIPPING_ENDS)
         if active != self._skipping:
             self._skipping = active
-            self._log.warning("skipping" if active else "skipping_ended", lag_entries=self.lag)
+            (self._log.warning if active else self._log.info)(
+                "skipping" if active else "skipping_ended", lag_entries=self.lag
+            )
             wall = round(self._clock.wall() * 1000)
             self._daemon_alarms.publish("skipping", wall, active=active, value=float(self.lag))
         return lagging

@@ -323,6 +323,7 @@ class Worker:
         uptime = now - self._started
         counts = self._pipeline.counts
         size = self._journal.size
+        alarms_on, acknowledged, shelved = self._pipeline.alarms.counts()
         dropped = {reason.value: count for reason, count in self._pipeline.dropped.items()}
         if self._transport.dropped_qos0:
             dropped["inbox_full_qos0"] = self._transport.dropped_qos0
@@ -332,6 +333,9 @@ class Worker:
             uptime=round(uptime, 1),
             assets=len(self._pipeline.lives),
             stale_assets=len(self._pipeline.lives.stale),
+            alarms_on=alarms_on,
+            alarms_acknowledged=acknowledged,
+            alarms_shelved=shelved,
             **{
                 name: counts[name]
                 for name in (

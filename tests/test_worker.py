@@ -828,7 +828,7 @@ def test_what_an_operator_did_to_an_alarm_survives_a_crash(rig: Rig) -> None:
     rig.settle(10.0)  # what had waited for the disk went out, and the watermark follows
     assert rig.transport.replies() == [("ack", True), ("shelve", True)]
     assert states()[-2:] == [("active", True, None), ("active", True, 6)]
-    assert rig.transport.events() == ["x/0/3/low/raised", "x/0/4/low/acknowledged", "x/0/4/low/shelved"]
+    assert rig.transport.events() == ["x/0/3/low/raised", "x/0/4/low/acknowledged/5", "x/0/4/low/shelved/6"]
     rig.crash()
     rig.transport.sent.clear()
     for cycle, p in ((5, 90.0), (6, 90.0), (7, -30.0)):
@@ -836,3 +836,21 @@ def test_what_an_operator_did_to_an_alarm_survives_a_crash(rig: Rig) -> None:
     rig.settle()
     assert states() == [("normal", False, 6), ("normal", False, None), ("active", False, None)]
     assert rig.transport.events() == ["x/0/6/low/unshelved", "x/0/7/low/raised"]
+
+
+def test_the_same_done_twice_to_an_alarm_at_one_cycle_is_two_events_of_which_each_has_one_id(rig: Rig) -> None:
+    for cycle in range(1, 5):
+        rig.transport.put(reading(cycle, 10.0))
+    rig.settle(6.0)
+    rig.transport.hold = True
+    rig.transport.sent.clear()
+    for cycles in (5, 9, 0):
+        rig.transport.command("shelve", "x", cycles=cycles)
+    rig.settle()
+    ids = rig.transport.events()
+    assert len(set(ids)) == 3 and all("x/0/4/low/" in id for id in ids)
+    assert rig.worker.statistics().alarms_on == 1
+    rig.transport.hold = False
+    rig.crash()
+    rig.settle()
+    assert rig.transport.events() == ids * 2

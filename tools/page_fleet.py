@@ -52,6 +52,9 @@ STATISTICS = Statistics(
     uptime=4512.5,
     assets=120,
     stale_assets=2,
+    alarms_on=9,
+    alarms_acknowledged=2,
+    alarms_shelved=1,
     readings=43210,
     predictions=39876,
     revisions=12,
@@ -167,7 +170,8 @@ def make_fleet(assets: int, wall: float, *, cycles: int = 140) -> Fleet:
                 fleet.answered(Answered(asset, said, True))
         for rule, limit in ((LOW, 20.0), (CRITICAL, 10.0)):
             if left < limit:
-                status = Status(State.ACTIVE, 0, length - 6, left)
+                known, shelved = rule is LOW and n % 5 == 2, length + 14 if n == 3 else None
+                status = Status(State.ACTIVE, 0, length - 6, left, known, shelved)
                 fleet.alarm(Change(asset, rule, status, length, None, None))
     return fleet
 

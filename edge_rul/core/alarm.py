@@ -176,6 +176,12 @@ class Alarms:
         row = self._states.get(asset, [])
         return [Change(asset, r, s, cycle, None, None) for s, r in zip(row, self.rules, strict=False) if s is not None]
 
+    def counts(self) -> tuple[int, int, int]:
+        """Alarms that are on and not shelved, those of them that are acknowledged, and all that are shelved."""
+        known = [s for row in self._states.values() for s in row if s is not None]
+        on = [s for s in known if s.on and s.shelved_until is None]
+        return len(on), sum(s.acknowledged for s in on), sum(s.shelved_until is not None for s in known)
+
     @property
     def names(self) -> list[str]:
         return [rule.name for rule in self.rules]

@@ -24,20 +24,26 @@ from edge_rul.core.trace import Trace
 
 PRIORITIES: tuple[Priority, ...] = ("low", "medium", "high", "urgent")
 TREND_CYCLES = 20  # over which the change of RUL is told
-_ON = (State.ACTIVE, State.CLEARING)
 
-Show = Literal["all", "alarm", "uncertain", "waiting", "stale"]
+Show = Literal["all", "alarm", "shelved", "uncertain", "waiting", "stale"]
 Sort = Literal["urgency", "asset", "health", "rul", "trend", "quality", "cycle", "seen"]
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """An alarm that is not at rest. since: the cycle at which `state` began."""
+    """An alarm that is not at rest, or is shelved. since: the cycle at which `state` began."""
 
     name: str
     priority: Priority
     state: State
     since: int
     value: float
+    acknowledged: bool = False
+    shelved_until: int | None = None
+
+    @property
+    def on(self) -> bool:
+        """Whether it is an alarm that somebody wants to hear of."""
+        return self.state in (State.ACTIVE, State.CLEARING) and self.shelved_until is None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -63,8 +69,9 @@ class Record(msgspec.Struct):
 
     name: as `str(asset)`. seen: wall seconds of its last message. cycle, time, values: of its newest reading, `values`
     as the bundle's inputs and NaN where one was missing. answer: None until the first window is full. top: the alarm of
-    the highest priority that is on; rank: 0 without one, 4 for an urgent one. trend: by how much RUL changed over the
-    last `TREND_CYCLES` of this life; None where there are too few. stale: nothing came for too long.
+    the highest priority that is on, one that nobody acknowledged before others; rank: 0 without one, 4 for an urgent
+    one. trend: by how much RUL changed over the last `TREND_CYCLES` of this life; None where there are too few. stale:
+    nothing came for too long.
     """
 
     asset: Asset
@@ -82,10 +89,10 @@ class Record(msgspec.Struct):
     trace: Trace = msgspec.field(default_factory=Trace)
 
     def set_alarms(self, alarms: list[Alarm]) -> None:
-        """Those that are not at rest."""
+        """Those that are not at rest, or are shelved."""
         self.alarms = alarms
-        on = [alarm for alarm in alarms if alarm.state in _ON]
-        self.top = max(on, key=lambda alarm: PRIORITIES.index(alarm.priority), default=None)
+        on = [alarm for alarm in alarms if alarm.on]
+        self.top = max(on, key=lambda alarm: (PRIORITIES.index(alarm.priority), not alarm.acknowledged), default=None)
         self.rank = 1 + PRIORITIES.index(self.top.priority) if self.top else 0
 
 
@@ -224,6 +231,7 @@ class Fleet:
         shown: dict[Show, list[Record]] = {
             "all": everything,
             "alarm": [r for r in everything if r.rank],
+            "shelved": [r for r in everything if any(alarm.shelved_until is not None for alarm in r.alarms)],
             "uncertain": [r for r in everything if r.answer is not None and r.answer.quality.state == "uncertain"],
             "waiting": [r for r in everything if r.answer is None],
             "stale": [r for r in everything if r.stale],
@@ -248,14 +256,16 @@ class Fleet:
 
 def _at_work(change: Change) -> list[Alarm]:
     status: Status = change.status
-    if status.state is State.NORMAL:
+    if status.state is State.NORMAL and status.shelved_until is None:
         return []
-    return [Alarm(change.rule.name, change.rule.priority, status.state, status.since, status.value)]
+    tended = status.acknowledged, status.shelved_until
+    return [Alarm(change.rule.name, change.rule.priority, status.state, status.since, status.value, *tended)]
 
 
-def _urgency(record: Record) -> tuple[int, float, str]:
-    """Alarms by priority, then the least RUL; who has no RUL yet comes last."""
-    return -record.rank, math.inf if record.answer is None else record.answer.rul, record.name
+def _urgency(record: Record) -> tuple[int, bool, float, str]:
+    """Alarms by priority, those that nobody acknowledged first, then the least RUL; who has no RUL yet comes last."""
+    known = record.top is not None and record.top.acknowledged
+    return -record.rank, known, math.inf if record.answer is None else record.answer.rul, record.name
 
 
 def _health(record: Record) -> tuple[float, ...] | None:

@@ -67,7 +67,8 @@ class AlarmState(msgspec.Struct, frozen=True):
 class AlarmEvent(msgspec.Struct, frozen=True):
     """An alarm was raised or cleared, or an operator saw to it. `unshelved`: its time is over, or was ended.
 
-    id: the same for the same event, should it be published twice.
+    id: the same for the same event, should it be published twice. One that a command brought about ends with that
+    one's number in the journal: the same may be done twice at one cycle.
     """
 
     schema: Literal["edge-rul/alarm-event/1"]
@@ -87,7 +88,8 @@ class Statistics(msgspec.Struct, frozen=True):
     """How the daemon does, every few seconds. Counters run from its start. Times in seconds, `ts` by its own clock.
 
     lag_entries: that came in and are not applied. oldest_unanswered: age of the oldest entry whose answers the broker
-    has not acknowledged. journal_rate: bytes an hour that the journal has grown by since the start.
+    has not acknowledged. journal_rate: bytes an hour that the journal has grown by since the start. alarms_on: of all
+    assets, not shelved; alarms_acknowledged: of these.
     """
 
     schema: Literal["edge-rul/statistics/1"]
@@ -95,6 +97,9 @@ class Statistics(msgspec.Struct, frozen=True):
     uptime: float
     assets: int
     stale_assets: int
+    alarms_on: int
+    alarms_acknowledged: int
+    alarms_shelved: int
     readings: int
     predictions: int
     revisions: int
@@ -143,10 +148,12 @@ def iso(time: int | None) -> str | None:
     return datetime.fromtimestamp(time / 1000, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def event_id(change: Change) -> str:
-    """The same for the same event, should it be told twice. change: one with an event."""
+def event_id(change: Change, command: int | None = None) -> str:
+    """The same for the same event, should it be told twice. change: one with an event. command: the seq of that which
+    brought it about. A reading's would not do: after a crash it may come again in another place."""
     event = change.event.value if change.event else ""
-    return f"{change.asset}/{change.status.life}/{change.cycle}/{change.rule.name}/{event}"
+    id = f"{change.asset}/{change.status.life}/{change.cycle}/{change.rule.name}/{event}"
+    return id if command is None else f"{id}/{command}"
 
 
 def withdrawn(topic: str, seq: int) -> Message:
@@ -183,14 +190,14 @@ class Outgoing:
         """Only an asset's newest cycle is retained, so that its state never goes backwards."""
         return Message(self._prediction.format(asset.fields()), _encoder.encode(prediction), newest, seq)
 
-    def alarm(self, change: Change, seq: int) -> list[Message]:
-        """The new state, and before it the event that led there, if one did."""
+    def alarm(self, change: Change, seq: int, *, commanded: bool = False) -> list[Message]:
+        """The new state, and before it the event that led there, if one did. commanded: by an operator."""
         asset, rule, status = change.asset, change.rule, change.status
         messages = []
         if change.event is not None:
             event = AlarmEvent(
                 schema="edge-rul/alarm-event/1",
-                id=event_id(change),
+                id=event_id(change, seq if commanded else None),
                 asset=asset.name,
                 levels=dict(asset.levels),
                 alarm=rule.name,

@@ -440,7 +440,8 @@ class Pipeline:
     def _changed(self, done: Completed, step: Due | NewLife | Tended, changes: list[Change]) -> None:
         if changes:
             done.changes += changes
-            done.messages.extend(self._in_order(message) for message in self._messages(changes, step.seq))
+            messages = self._messages(changes, step.seq, commanded=isinstance(step, Tended))
+            done.messages.extend(map(self._in_order, messages))
             done.alarms.append(AlarmRow(step.seq, step.asset, self.alarms.dump(step.asset)))
 
     def _in_order(self, message: Message) -> Message:
@@ -453,8 +454,8 @@ class Pipeline:
         self._retained[message.topic] = message
         return msgspec.structs.replace(message, retain=False)
 
-    def _messages(self, changes: list[Change], seq: int) -> list[Message]:
-        return [message for change in changes for message in self._outgoing.alarm(change, seq)]
+    def _messages(self, changes: list[Change], seq: int, *, commanded: bool = False) -> list[Message]:
+        return [message for change in changes for message in self._outgoing.alarm(change, seq, commanded=commanded)]
 
 
 def _settled(due: Due, marks: Marks) -> bool:

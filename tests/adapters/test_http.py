@@ -257,6 +257,16 @@ def test_the_fleet_is_shown_by_urgency_with_what_an_operator_asks() -> None:
     assert text.count('scope="col"') == 8 and 'aria-sort="ascending"' in text
 
 
+def test_what_an_operator_saw_to_is_shown_and_what_was_shelved_is_found() -> None:
+    with serving(make_fleet(60, 1000.0, cycles=60)) as site:
+        text = site.get("/?show=alarm")[1]
+        assert "high, acknowledged" in text[text.index('id="asset-C/engine-002"') :].partition("</tr>")[0]
+        assert "acknowledged" in site.get("/asset?name=C/engine-002")[1]
+        text = site.get("/?show=shelved")[1]
+        assert order(text) == ["A/engine-003"] and "rul_low shelved until cycle " in text
+        assert "shelved until cycle " in site.get("/asset?name=A/engine-003")[1]
+
+
 def test_filter_sort_and_page_are_the_servers() -> None:
     with serving(make_fleet(60, 1000.0, cycles=60)) as site:
         assert sorted(name[2:] for name in order(site.get("/?q=ENGINE-01")[1])) == [f"engine-01{n}" for n in range(10)]

@@ -178,7 +178,9 @@ def test_an_alarm_is_acknowledged_until_it_clears() -> None:
         with pytest.raises(ValueError, match="nothing to acknowledge"):
             alarms.acknowledge(ASSET, "", 1)
     predict(alarms, 2, 20.0)
+    assert alarms.counts() == (1, 0, 0)
     (change,) = alarms.acknowledge(ASSET, "low", 2)
+    assert alarms.counts() == (1, 1, 0)
     assert (change.status.acknowledged, change.status.state, told([change])) == (True, State.ACTIVE, ["acknowledged"])
     with pytest.raises(ValueError, match="acknowledged it already"):
         alarms.acknowledge(ASSET, "low", 2)
@@ -196,7 +198,9 @@ def test_an_alarm_is_acknowledged_until_it_clears() -> None:
 def test_a_shelved_alarm_moves_in_silence_and_not_for_ever() -> None:
     alarms = Alarms([PLAIN])
     predict(alarms, 1, 50.0)
+    assert alarms.counts() == (0, 0, 0)
     (change,) = alarms.shelve(ASSET, "", 1, 3)
+    assert alarms.counts() == (0, 0, 1)
     assert (change.status.shelved_until, told([change])) == (4, ["shelved"])
     (change,) = predict(alarms, 2, 20.0)
     assert (change.status.state, change.status.shelved_until, told([change])) == (State.ACTIVE, 4, [None])

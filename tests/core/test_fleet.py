@@ -30,8 +30,8 @@ def answer(fleet: Fleet, name: str, rul: float, cycle: int = 40, **changes: Any)
     fleet.answered(Answered(asset(name), prediction(asset(name), 0, cycle, rul, **changes), True))
 
 
-def alarm(fleet: Fleet, name: str, rule: Any, state: State) -> None:
-    fleet.alarm(Change(asset(name), rule, Status(state, 0, 38, 1.0), 40, None, None))
+def alarm(fleet: Fleet, name: str, rule: Any, state: State, **tended: Any) -> None:
+    fleet.alarm(Change(asset(name), rule, Status(state, 0, 38, 1.0, **tended), 40, None, None))
 
 
 def names(fleet: Fleet, **query: Any) -> list[str]:
@@ -56,6 +56,21 @@ def test_who_is_in_alarm_comes_first_then_who_has_the_least_life_and_last_who_ha
     assert names(fleet) == ["high", "short", "urgent", "fine", "new"]
 
 
+def test_what_an_operator_knows_of_comes_behind_and_what_was_shelved_is_no_alarm(fleet: Fleet) -> None:
+    alarm(fleet, "fine", CRITICAL, State.ACTIVE)
+    assert names(fleet, show="alarm") == ["urgent", "fine", "high"], "as their RUL"
+    alarm(fleet, "urgent", CRITICAL, State.ACTIVE, acknowledged=True)
+    assert names(fleet, show="alarm") == ["fine", "urgent", "high"]
+    alarm(fleet, "fine", CRITICAL, State.ACTIVE, shelved_until=60)
+    assert (names(fleet, show="alarm"), names(fleet, show="shelved")) == (["urgent", "high"], ["fine"])
+    record = fleet.find("A/fine")
+    assert record is not None and record.rank == 0
+    alarm(fleet, "fine", CRITICAL, State.NORMAL, shelved_until=60)
+    assert names(fleet, show="shelved") == ["fine"], "one at rest is shelved all the same"
+    alarm(fleet, "fine", CRITICAL, State.NORMAL)
+    assert names(fleet, show="shelved") == []
+
+
 def test_any_column_sorts_both_ways_and_what_lacks_it_stays_behind(fleet: Fleet) -> None:
     assert names(fleet, sort="rul") == ["short", "high", "urgent", "fine", "new"]
     assert names(fleet, sort="rul", reverse=True) == ["fine", "urgent", "high", "short", "new"]
@@ -78,6 +93,7 @@ def test_filters(fleet: Fleet) -> None:
     assert fleet.select(Query(text="nobody")).counts == {
         "all": 5,
         "alarm": 2,
+        "shelved": 0,
         "uncertain": 1,
         "waiting": 1,
         "stale": 1,

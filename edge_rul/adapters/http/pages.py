@@ -45,6 +45,7 @@ _HEADINGS: dict[Sort, str] = {
 _SHOWS: dict[Show, str] = {
     "all": "All",
     "alarm": "In alarm",
+    "shelved": "Shelved",
     "uncertain": "Uncertain",
     "waiting": "Waiting",
     "stale": "Stale",
@@ -220,8 +221,8 @@ class Pages:
             "event_at": iso(record.time),
             "stale": record.stale,
             "alarm": record.top,
-            "more": max(0, sum(a.state.value in ("active", "clearing") for a in record.alarms) - 1),
-            "rising": [a.name for a in record.alarms if a.state.value == "raising"] if record.top is None else [],
+            "about": words.about(record.top, sum(a.on for a in record.alarms) - 1) if record.top else "",
+            "quietly": [words.quietly(a) for a in record.alarms if not a.on] if record.top is None else [],
             "answer": record.answer,
         }
         answer = record.answer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge_rul.core.alarm import State
+from edge_rul.core.fleet import Alarm
 from edge_rul.core.outgoing import iso
 from edge_rul.core.prediction import Quality
 
@@ -52,6 +54,24 @@ def trend(change: float | None) -> tuple[str, str]:
     return ("▼" if change < 0 else "▲"), f"{change:+.0f}".replace("-", "\N{MINUS SIGN}")
 
 
+def about(alarm: Alarm, more: int) -> str:
+    """What is to be known of the alarm on top. more: how many others are on."""
+    said = [
+        alarm.priority,
+        "acknowledged" if alarm.acknowledged else "",
+        "clearing" if alarm.state is State.CLEARING else "",
+        f"+{more}" if more else "",
+    ]
+    return ", ".join(text for text in said if text)
+
+
+def quietly(alarm: Alarm) -> str:
+    """Of one that calls for nobody: its delay runs, or somebody shelved it."""
+    if alarm.shelved_until is not None:
+        return f"{alarm.name} shelved until cycle {cycle(alarm.shelved_until)}"
+    return f"{alarm.name} rising"
+
+
 def quality(of: Quality) -> str:
     said = [
         f"{of.held} held" if of.held else "",
@@ -74,6 +94,8 @@ def facts(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("Broker", "connected" if values["connected"] else "not connected"),
         ("Running for", ago(values["uptime"]).removesuffix(" ago")),
         ("Assets", f"{values['assets']:,}"),
+        ("Alarms", f"{values['alarms_on']:,}, of them {values['alarms_acknowledged']:,} acknowledged"),
+        ("Shelved alarms", f"{values['alarms_shelved']:,}"),
         ("Readings", f"{values['readings']:,}"),
         ("Predictions", f"{values['predictions']:,}, of them {values['revisions']:,} revisions"),
         ("Late readings", f"{values['late']:,}"),

@@ -30,7 +30,7 @@
 </section>
 <section><h2>Alarms</h2>
 % for alarm in alarms:
-<p><span class="alarm {{alarm.priority}}">▲ {{alarm.name}}</span> {{alarm.state.value}} since cycle {{shown(alarm.since)}}, {{alarm.priority}}</p>
+<p><span class="alarm {{alarm.priority}}{{" known" if alarm.acknowledged or not alarm.on else ""}}">{{"▲" if alarm.on else "–"}} {{alarm.name}}</span> {{alarm.state.value}} since cycle {{shown(alarm.since)}}, {{alarm.priority}}{{", acknowledged" if alarm.acknowledged else ""}}{{"" if alarm.shelved_until is None else f", shelved until cycle {shown(alarm.shelved_until)}"}}</p>
 % end
 % if not alarms:
 <p class="big quiet">none</p>

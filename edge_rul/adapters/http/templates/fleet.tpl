@@ -28,9 +28,9 @@
 % end
 <td role="cell" class="urgency">\\
 % if row["alarm"] is not None:
-<span class="alarm {{row["alarm"].priority}}">▲ {{row["alarm"].name}}</span> <small>{{row["alarm"].priority}}{{", clearing" if row["alarm"].state.value == "clearing" else ""}}{{f", +{row['more']}" if row["more"] else ""}}</small>\\
-% elif row["rising"]:
-<small>{{row["rising"][0]}} rising</small>\\
+<span class="alarm {{row["alarm"].priority}}{{" known" if row["alarm"].acknowledged else ""}}">▲ {{row["alarm"].name}}</span> <small>{{row["about"]}}</small>\\
+% elif row["quietly"]:
+<small>{{row["quietly"][0]}}</small>\\
 % end
 </td>
 <td role="cell" class="quality">\\
