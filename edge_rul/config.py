@@ -154,12 +154,14 @@ class WindowSettings(_Settings, frozen=True):
     """max_late: readings of an asset that may be newer than one that still comes; the window's length by default, and 0
     counts late readings as lost. max_gap: missing cycles in a row that the reading before stands in for.
     seconds_per_cycle: how long a cycle is, for readings without a number. allow_undeduplicated: take readings at QoS 1
-    that have neither number nor time, although one that comes again is then counted twice."""
+    that have neither number nor time, although one that comes again is then counted twice. parts_within: seconds from a
+    reading's first part to the last one, where each sensor sends its own."""
 
     max_late: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
     max_gap: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     seconds_per_cycle: Annotated[float, msgspec.Meta(ge=0.001, le=10**9)] | None = None
     allow_undeduplicated: bool = False
+    parts_within: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 10.0
 
 
 class ScoringSettings(_Settings, frozen=True):
@@ -283,7 +285,7 @@ def _template(source: Source, path: KeyPath, text: str) -> Template:
 
 def _check_topics(topics: Topics, source: Source) -> None:
     inputs = _check_readings(topics, source)
-    of_asset = {"asset"} | set().union(*(t.names for t in inputs))
+    of_asset = {"asset", *inputs[0].levels}
     needs: dict[str, set[str]] = {
         "prediction": of_asset,
         "state": of_asset,
@@ -337,10 +339,10 @@ def _check_readings(topics: Topics, source: Source) -> list[Template]:
                 path, f"{text!r} names a level {{alarm}}, which stands for an alarm's name in topics.alarm"
             )
         for other, earlier in enumerate(inputs):
-            if {*template.names, "asset"} != {*earlier.names, "asset"}:
+            if set(template.levels) != set(earlier.levels):
                 problem = (
                     f"{text!r} names {_levels(template.names)} and topics.readings[{other}] {_levels(earlier.names)}; "
-                    "all must name the same levels, {asset} aside, as these make an asset's identity"
+                    "all must name the same levels, {asset} and {sensor} aside, as these make an asset's identity"
                 )
                 raise source.error(path, problem)
             if template.overlaps(earlier):

@@ -102,9 +102,10 @@ class Intake:
             self._listening = None
         elif self._listening is None:
             self._listening = now
-        if self._listening is None or self._journal.full or self._pipeline.applied < self._journal.last:
+        if self._listening is None or self._journal.full:
             return
-        if entries := self._pipeline.tick(now, wall, self._listening):
+        all_applied = self._pipeline.applied == self._journal.last
+        if entries := self._pipeline.tick(now, wall, self._listening, all_applied=all_applied):
             self._tail.append(self._journal.append(entries, now))
             self._arrivals.came(self._journal.last, now)
             if self._hearer is not None:

@@ -26,12 +26,13 @@ from edge_rul.adapters.journal_file import FILE
 from edge_rul.adapters.journal_reader import read_journal
 from edge_rul.bundle import Bundle
 from edge_rul.config import WindowSettings, load_settings
+from edge_rul.core.assemble import Assembled, Overdue
 from edge_rul.core.batch import Due
 from edge_rul.core.command import Command
 from edge_rul.core.features import Readings
 from edge_rul.core.life import Lives
 from edge_rul.core.outgoing import iso
-from edge_rul.core.payload import Reading
+from edge_rul.core.payload import Part, Reading
 from edge_rul.core.prediction import Prediction, predict
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
@@ -59,7 +60,10 @@ class Row(msgspec.Struct):
 class Scorer:
     """Readings of one asset to rows, through the bundle's windows and engine."""
 
-    def __init__(self, bundle: Bundle, engine: Engine, windows: WindowSettings, journal: str = "") -> None:
+    def __init__(
+        self, bundle: Bundle, engine: Engine, windows: WindowSettings, journal: str = "", held: Sequence[str] = ()
+    ) -> None:
+        """held: inputs that may be missing where a reading came in parts."""
         manifest = bundle.manifest
         self._engine = engine
         self._transform = manifest.transform
@@ -75,6 +79,7 @@ class Scorer:
             seconds_per_cycle=windows.seconds_per_cycle,
         )
         self._ranges = manifest.ranges
+        self._hold = np.array([i.name in held for i in manifest.inputs], np.bool_)  # (F,)
         self._model = model_of(bundle, engine, journal)
         self.begin()
 
@@ -92,26 +97,35 @@ class Scorer:
         """A row for each reading among the entries, which follow what was applied before."""
         rows = []
         for seq, entry in ((n.seq, n.entry) for n in entries):
-            if isinstance(entry, Command) and entry.asset in self.lives:
+            if isinstance(entry, Reading):
+                rows.append(self._take(seq, entry))
+            elif isinstance(entry, Part | Overdue):
+                ended = self.lives.assemble(entry, self._hold)
+                rows += self._end(seq, [] if isinstance(ended, Reason) else ended)
+            elif isinstance(entry, Command) and entry.asset in self.lives:
                 if entry.action == "reset":
+                    rows += self._end(seq, self.lives.close(entry.asset, self._hold))
                     self.lives.reset(entry.asset)
                 elif entry.action == "remove":
                     self.lives.remove(entry.asset)
-            if not isinstance(entry, Reading):
-                continue
-            applied = self.lives.apply(entry)
-            if isinstance(applied, Reason):
-                rows.append(Row(seq, entry, applied.value))
-                continue
-            rows.append(Row(seq, msgspec.structs.replace(entry, cycle=applied.cycle), USED, applied.life))
-            self._rows[applied.life, applied.cycle] = rows[-1]
-            for answer in applied.answers:
-                due = Due.of(seq, entry.asset, applied.life, answer, alarm=False)
-                self._due.append((due, answer.window.readings))
-                if len(self._due) >= self._engine.max_batch:
-                    self._score()
         self._score()
         return rows
+
+    def _end(self, seq: int, ended: list[Assembled]) -> list[Row]:
+        return [self._take(seq, assembled.reading, assembled.refused) for assembled in ended]
+
+    def _take(self, seq: int, reading: Reading, refused: Reason | None = None) -> Row:
+        applied = refused or self.lives.apply(reading)
+        if isinstance(applied, Reason):
+            return Row(seq, reading, applied.value)
+        row = Row(seq, msgspec.structs.replace(reading, cycle=applied.cycle), USED, applied.life)
+        self._rows[applied.life, applied.cycle] = row
+        for answer in applied.answers:
+            due = Due.of(seq, reading.asset, applied.life, answer, alarm=False)
+            self._due.append((due, answer.window.readings))
+            if len(self._due) >= self._engine.max_batch:
+                self._score()
+        return row
 
     def _score(self) -> None:
         if not self._due:
@@ -216,7 +230,7 @@ def export(config: Path, name: str, levels: dict[str, str], since: int | None) -
     Works while the daemon runs. Raises ConfigError, BundleError, EngineError, JournalError, DataError.
     """
     # It imports MQTT, which nothing else in here needs.
-    from edge_rul.wiring import open_engine_and_bundle, state_directory  # noqa: PLC0415
+    from edge_rul.wiring import held_inputs, open_engine_and_bundle, state_directory  # noqa: PLC0415
 
     settings, source = load_settings(config)
     found = kept(state_directory(settings, source) / FILE, name, levels, since)
@@ -228,7 +242,8 @@ def export(config: Path, name: str, levels: dict[str, str], since: int | None) -
             theirs = ", ".join(found.inputs) or f"{sorted(sizes)} values"
             problem = f"the journal's readings are {theirs}, the bundle's inputs {', '.join(inputs)}"
             raise DataError("export", str(found.asset), problem, hint="export with the bundle that the daemon ran")
-        rows = history(found, Scorer(bundle, engine, settings.windows, found.journal))
+        held = held_inputs(settings, bundle)
+        rows = history(found, Scorer(bundle, engine, settings.windows, found.journal, held))
     if since is not None:
         rows = [r for r in rows if (r.seq > found.since if r.reading.time is None else r.reading.time >= since)]
     return rows, bundle

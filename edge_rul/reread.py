@@ -94,4 +94,4 @@ def _shown(value: Any) -> str:
 
 def levels(template: str) -> list[str]:
     """The named levels that make an asset's identity, but its name, which a payload may bring too."""
-    return sorted(name for name in Template(template).names if name != "asset")
+    return sorted(Template(template).levels)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from edge_rul.core.outgoing import iso
-from edge_rul.core.payload import Decoder, Reading
+from edge_rul.core.payload import Decoder, Part, Reading
 from edge_rul.core.topic import Template
 
 
@@ -62,6 +62,8 @@ def _read(heard: Any, decoder: Decoder) -> tuple[str, bool]:
             held = f", {missing} of {len(entry.values)} inputs are held" if missing else ""
             known = f"cycle {entry.cycle}" if entry.key == "cycle" else f"known by its {entry.key}"
             said.append(f"asset {entry.asset}, {known}, {iso(entry.time) or 'no event time'}{held}")
+        elif isinstance(entry, Part):
+            said.append(f"one sensor of asset {entry.asset}, {decoder.describe(entry).decode()}")
     said += [f"{bad.reason.value}: {bad.problem}" for bad in decoded.rejected[:1]]
     if heard.qos == 0:
         said.append("at QoS 0 it can be lost on the way without a trace: let the sender take QoS 1")

@@ -89,13 +89,12 @@ def build_outgoing(settings: Settings) -> Outgoing:
 
 def build_decoder(settings: Settings, bundle: Bundle, also: Sequence[str] = ()) -> Decoder:
     outputs = templates(settings.topics)
-    said = {name: own.missing for name, own in settings.inputs.items()}
     return Decoder(
         [i.name for i in bundle.manifest.inputs],
         [Template(text) for text in dict.fromkeys([*settings.topics.readings, *also])],
         command=outputs.pop("command", None),
         outputs=list(outputs.values()),
-        hold=[i.name for i in bundle.manifest.inputs if (said.get(i.name) or i.missing) == "hold"],
+        hold=held_inputs(settings, bundle),
         payload_limit=settings.limits.payload,
         refused_limit=settings.limits.dead_letter,
         skew=settings.limits.skew,
@@ -103,6 +102,12 @@ def build_decoder(settings: Settings, bundle: Bundle, also: Sequence[str] = ()) 
         undeduplicated=settings.windows.allow_undeduplicated,
         rates=Rates(settings.limits.rate, settings.limits.burst) if settings.limits.rate is not None else None,
     )
+
+
+def held_inputs(settings: Settings, bundle: Bundle) -> list[str]:
+    """Inputs that may be missing."""
+    said = {name: own.missing for name, own in settings.inputs.items()}
+    return [i.name for i in bundle.manifest.inputs if (said.get(i.name) or i.missing) == "hold"]
 
 
 def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing: Outgoing, journal: str) -> Pipeline:
@@ -122,6 +127,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         seconds_per_cycle=settings.windows.seconds_per_cycle,
         max_hold=[i.max_hold for i in manifest.inputs],
         ranges=manifest.ranges,
+        parts_within=settings.windows.parts_within,
         stale_after=None if settings.assets.stale_after == "never" else settings.assets.stale_after,
     )
 

@@ -340,6 +340,7 @@ class Worker:
                 name: counts[name]
                 for name in (
                     "readings",
+                    "parts",
                     "predictions",
                     "revisions",
                     "late",

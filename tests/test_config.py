@@ -337,6 +337,13 @@ MISTAKES: dict[str, tuple[str, int, str, list[str], str]] = {
         ["the default 'edge-rul/{asset}/prediction' lacks {line}"],
         "",
     ),
+    "output of a sensor": (
+        "bundle: b\ntopics:\n  readings: ['plant/{asset}/{sensor}']\n  prediction: out/{asset}/{sensor}\n",
+        4,
+        "topics.prediction",
+        ["names {sensor}, which is no level of topics.readings"],
+        "name {asset}",
+    ),
     "alarm without its name": (BASE + "  alarm: out/{asset}/alarm\n", 5, "topics.alarm", ["lacks {alarm}"], ""),
     "output with a level too many": (
         BASE + "  prediction: out/{line}/{asset}\n",
@@ -667,3 +674,11 @@ def test_a_password_file_that_is_no_text(write: Any, tmp_path: Path) -> None:
     error = refused(path, lambda _: build_transport(loaded, source, None))
     assert error.object == f"{path}:7: mqtt.password_file"
     assert "cannot be read" in error.problem
+
+
+def test_a_sensors_level_belongs_to_no_assets_identity(write: Any) -> None:
+    loaded, _ = load_settings(
+        write("bundle: b\ntopics:\n  readings: ['plant/{asset}/{sensor}/now', 'plant/{asset}/all']\n")
+    )
+    assert loaded.topics.prediction == "edge-rul/{asset}/prediction"
+    assert loaded.windows.parts_within == 10.0

@@ -64,13 +64,14 @@ def test_the_short_configuration_is_one(tmp_path: Path) -> None:
 def test_the_readings_and_commands_shown_are_taken() -> None:
     decoder = Decoder(
         ["T24", "T30", "T50"],
-        [Template("plant/{line}/{asset}/cycle")],
+        [Template("plant/{line}/{asset}/cycle"), Template("plant/{line}/{asset}/{sensor}/now")],
         command=Template("edge-rul/command"),
     )
     readings = blocks(TOPICS.partition("## In: readings")[2].partition("\n## ")[0], "json")
-    assert [len(json.loads(r)) if r.startswith("[") else 1 for r in readings] == [1, 1, 2, 1]
+    assert [len(json.loads(r)) if r.startswith("[") else 1 for r in readings] == [1, 1, 2, 1, 1]
     for payload in readings:
-        decoded = decoder.decode("plant/line-a/engine-7/cycle", payload.encode(), 1_800_000_000_000)
+        last = "T24/now" if '"value"' in payload else "cycle"
+        decoded = decoder.decode(f"plant/line-a/engine-7/{last}", payload.encode(), 1_800_000_000_000)
         assert decoded.rejected == []
         assert decoded.entries
     shown = blocks(TOPICS.partition("## In: commands")[2].partition("\n## ")[0], "json")

@@ -38,11 +38,12 @@ HEADS = "asset life cycle RUL file RUL bundle difference class file class bundle
 class Daemon:
     """A worker over a real bundle and a real journal, on the lines of one plant, with a broker that the test drives."""
 
-    def __init__(self, directory: Path, bundle: Bundle, more: str = "") -> None:
+    def __init__(self, directory: Path, bundle: Bundle, more: str = "", readings: str = "in/{line}/{asset}") -> None:
         self.config = directory / "edge-rul.yaml"
         self.config.write_text(
             f"bundle: {bundle.path}\nlog: {{level: error}}\n"
-            "topics:\n  readings: ['in/{line}/{asset}']\n  prediction: out/{line}/{asset}/p\n"
+            f"topics:\n  readings: ['{readings}']\n"
+            "  prediction: out/{line}/{asset}/p\n"
             "  alarm: out/{line}/{asset}/a/{alarm}\n  alarm_event: out/{line}/{asset}/e\n  command: cmd\n"
             f"journal: {{directory: state, min_free: 0, snapshot_seconds: 100{more}}}\n"
         )
@@ -238,6 +239,27 @@ def test_readings_without_numbers_come_out_as_they_were_published(
         report = json.loads(out)
         assert [r["cycle"] for r in report["rows"] if r["rul_bundle"] is not None] == cycles
         assert report["largest_difference"] <= EXACT
+
+
+def test_readings_that_came_in_parts_come_out_whole(
+    tmp_path: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon = Daemon(tmp_path, tiny_bundle, readings="in/{line}/{asset}/{sensor}")
+    for i in range(1, 8):
+        for name, value in zip("abc", daemon.values[i].tolist(), strict=True):
+            if (i, name) != (5, "b"):
+                daemon.transport.put({"cycle": i, "ts": T0 + i, "value": value}, f"A/pump/{name}")
+    daemon.settle()
+    daemon.worker.tick()
+    daemon.clock.now += 11.0
+    daemon.worker.tick()
+    daemon.settle()
+    rows = table(main(capsys, "export", "pump", "--config", daemon.config)[1])
+    daemon.close()
+    assert_as_published(rows, daemon)
+    assert [r["cycle"] for r in rows if r["rul"]] == ["6", "7"]
+    assert [(r["cycle"], r["verdict"]) for r in rows if r["verdict"] != "used"] == [("5", "missing_input")]
+    np.testing.assert_array_equal([np.float32(rows[-2][f"value_{n}"]) for n in "abc"], daemon.values[7])
 
 
 def test_a_count_by_arrival_goes_on_where_what_came_first_is_no_longer_kept(

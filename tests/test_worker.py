@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import structlog
 import structlog.testing
+from core.test_assemble import make_pipeline
 from core.test_pipeline import OUTGOING, make
 from core.test_pipeline import engine as answer
 from hypothesis import HealthCheck, given, settings
@@ -158,8 +159,12 @@ class Onlooker:
 class Rig:
     """A daemon without a broker. `crash` forgets everything but the state directory."""
 
-    def __init__(self, directory: Path, pipeline: dict[str, Any] | None = None, **sections: Any) -> None:
+    def __init__(
+        self, directory: Path, pipeline: dict[str, Any] | None = None, *, in_parts: bool = False, **sections: Any
+    ) -> None:
+        """in_parts: sensors send apart, and `p` may be held."""
         self.directory = directory
+        self.in_parts = in_parts
         self.pipeline = pipeline or {}
         self.settings = Settings(
             bundle="x", topics=Topics(readings=["in/{asset}"]), **{"journal": JournalSettings(min_free=0), **sections}
@@ -170,10 +175,11 @@ class Rig:
         self.start()
 
     def start(self) -> None:
+        make_it = make_pipeline if self.in_parts else make
         self.onlooker = Onlooker()
         self.journal = Journal(self.directory, self.settings.journal)
         self.worker = Worker(
-            pipeline=make(**self.pipeline),
+            pipeline=make_it(**self.pipeline),
             engine=self.engine,
             transport=self.transport,
             journal=self.journal,
@@ -322,6 +328,46 @@ def test_what_has_neither_number_nor_time_is_refused_at_qos_1_where_it_may_come_
     rig.transport.put(plain, qos=0)
     rig.settle()
     assert rig.transport.predictions()[-1]["cycle"] == 4, "it counts on from the journal"
+
+
+def test_a_part_is_kept_through_crashes_and_snapshots_until_the_others_come(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, in_parts=True, journal=JournalSettings(min_free=0, snapshot_seconds=10, keep_hours=0))
+
+    def send(sensor: str, cycle: int, value: float) -> int:
+        data = json.dumps({"cycle": cycle, "value": value}).encode()
+        rig.transport.inbox.append(Received(f"parts/x/{sensor}", data, 1, cycle, 1))
+        return cycle
+
+    for cycle in (1, 2):
+        send("p", cycle, 40.0 + cycle)
+        send("q", cycle, 0.5)
+    rig.settle()
+    mid = send("p", 3, 43.0)
+    rig.worker.step()
+    assert mid not in rig.transport.acknowledged
+    rig.settle()
+    assert mid in rig.transport.acknowledged
+    rig.crash()
+    for _ in range(3):
+        rig.settle(20.0)  # a round of snapshots
+    assert rig.journal.state().replay_from == 5, "the part is not applied again"
+    rig.crash()
+    send("p", 3, 43.0)
+    send("q", 3, 0.5)
+    send("q", 4, 0.5)
+    rig.settle()
+    assert [(p["cycle"], p["rul"]) for p in rig.transport.predictions()] == [(3, 43.0)]
+    assert rig.worker.statistics().dropped == {"duplicate": 1}
+    # The deadline is of the time in which we could hear, and once decided it is in the journal.
+    for seconds in (9.0, 11.0, 0.0):
+        rig.crash()
+        rig.settle()
+        rig.worker.tick()  # we begin to listen
+        rig.clock.now += seconds
+        rig.worker.tick()
+        rig.settle()
+        found = {(p["cycle"], p["rul"], p["quality"]["held"]) for p in rig.transport.predictions()}
+        assert found == {(3, 43.0, 0)} | ({(4, 43.0, 1)} if seconds != 9.0 else set())
 
 
 def test_an_alarm_of_the_daemons_own_lets_the_watermark_pass_no_answer(rig: Rig) -> None:

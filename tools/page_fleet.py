@@ -56,6 +56,7 @@ STATISTICS = Statistics(
     alarms_acknowledged=2,
     alarms_shelved=1,
     readings=43210,
+    parts=0,
     predictions=39876,
     revisions=12,
     late=14,

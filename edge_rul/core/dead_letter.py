@@ -22,6 +22,7 @@ _PROBLEMS = {
     Reason.LATE: "its place in the window has passed; see windows.max_late",
     Reason.OLD_LIFE: "it is older than the first reading of the asset's life",
     Reason.OTHER_KEY: "its life's readings have cycle numbers and it has none, or the other way round; see reset",
+    Reason.MISSING_INPUT: "parts of it have not come in time, and may not be held; see windows.parts_within",
     Reason.NOTHING_TO_HOLD: "a value is missing, and this life has no reading before it to take it from",
     Reason.OUT_OF_RANGE: "a value is beyond its input's valid range, and may not be held",
     Reason.TOO_MANY_ASSETS: "limits.assets are there already",

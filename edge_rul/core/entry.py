@@ -11,14 +11,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edge_rul.core.assemble import Overdue
 from edge_rul.core.command import Command, ReplyTo
 from edge_rul.core.dead_letter import Refused
-from edge_rul.core.payload import Reading
+from edge_rul.core.payload import Part, Reading
 from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset
 from edge_rul.errors import Reason
 
-AssetEntry = Reading | Command | Stale
+AssetEntry = Reading | Part | Overdue | Command | Stale
 
 
 class BundleChange(msgspec.Struct, frozen=True):
@@ -35,7 +36,10 @@ class BundleChange(msgspec.Struct, frozen=True):
 
 Entry = AssetEntry | Refused | BundleChange
 
-_READING, _RESET, _REFUSED, _COMMAND, _STALE, _BUNDLE = range(6)  # _RESET: a command of 0.1, without who and why
+# _RESET: a command of 0.1, without who and why.
+_READING, _RESET, _REFUSED, _COMMAND, _STALE, _BUNDLE, _PART, _OVERDUE = range(8)
+# An asset and the other fields as they are.
+_PLAIN: dict[type[Stale | Part | Overdue], int] = {Stale: _STALE, Part: _PART, Overdue: _OVERDUE}
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -49,8 +53,8 @@ def pack(entry: Entry) -> bytes:
     if isinstance(entry, Command):
         of_alarm = entry.alarm, entry.cycles
         return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to, *of_alarm))
-    if isinstance(entry, Stale):
-        return _encode((_STALE, *asset, entry.heard, entry.at))
+    if not isinstance(entry, Reading):
+        return _encode((_PLAIN[type(entry)], *asset, *msgspec.structs.astuple(entry)[1:]))
     values = entry.values.astype("<f4", copy=False).tobytes()
     key = () if entry.key == "cycle" else (entry.key,)  # nearly all have a number: it costs them nothing
     return _encode((_READING, *asset, entry.cycle, entry.time, values, entry.source, entry.received, *key))
@@ -73,8 +77,9 @@ def unpack(data: bytes) -> Entry:
         if kind == _COMMAND:
             action, who, why, reply_to, *of_alarm = rest
             return Command(action, asset, who, why, _reply_to(reply_to), *of_alarm)
-        if kind == _STALE:
-            return Stale(asset, *rest)
+        for made, its_kind in _PLAIN.items():
+            if kind == its_kind:
+                return made(asset, *rest)
         if kind != _READING:
             raise ValueError(f"of kind {kind}")
         cycle, time, values, *more = rest  # a journal of 0.1 has no more

@@ -15,7 +15,7 @@ import msgspec
 
 from edge_rul.core.alarm import Change, Priority, State, Status
 from edge_rul.core.entry import AssetEntry
-from edge_rul.core.payload import Reading
+from edge_rul.core.payload import Part, Reading
 from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import Health, Quality
 from edge_rul.core.standing import Stale
@@ -143,12 +143,14 @@ class Fleet:
         if isinstance(entry, Stale) and entry.asset in self._records:
             self._records[entry.asset].stale = True
             self.changed.add(entry.asset)
-        if not isinstance(entry, Reading):
+        if not isinstance(entry, Reading | Part):
             return
         record = self._record(entry.asset)
         if record is None:
             return
         record.seen, record.stale = wall, False
+        if isinstance(entry, Part):
+            return
         cycle = None if entry.key == "arrival" else entry.cycle
         behind = record.cycle is not None and cycle is not None and cycle < record.cycle
         if behind and (entry.time is None or record.time is None or entry.time <= record.time):

@@ -13,7 +13,9 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from edge_rul.core.payload import Key, Reading
+from edge_rul.core.assemble import Assembled, Assembly, Overdue, same
+from edge_rul.core.normalise import Mask
+from edge_rul.core.payload import Key, Part, Reading
 from edge_rul.core.standing import Stale, Standing
 from edge_rul.core.topic import Asset
 from edge_rul.core.valid import Ranges
@@ -75,7 +77,7 @@ class _Life(msgspec.Struct):
 
 class _Blob(msgspec.Struct, array_like=True):
     """An asset's state as it is stored. heard, stale_at: 0 where a state of 0.1 does not say, and where it is not. One
-    without `key` is older than readings without numbers."""
+    without `key` is older than readings without numbers. parts: of `Assembly.dump`."""
 
     version: int
     life: tuple[int, int, int, int | None, bool, int | None, int]
@@ -86,17 +88,20 @@ class _Blob(msgspec.Struct, array_like=True):
     heard: int = 0
     stale_at: int = 0
     key: Key = "cycle"
+    parts: bytes = b""
 
 
 class Lives:
     """All assets that were heard of, at most `limit`.
 
     changed: those whose state moved since the caller cleared it. stale: those of which nothing came for too long.
+    assembly: their readings of which parts are missing.
     bring_back: gives the state of an evicted asset as it was last dumped.
     """
 
     def __init__(self, rings: Rings, limit: int, ranges: Ranges | None = None) -> None:
         self._rings = rings
+        self.assembly = Assembly(rings.inputs)
         self._limit = limit
         self.ranges = ranges
         self._lives: dict[Asset, _Life] = {}
@@ -135,6 +140,44 @@ class Lives:
             return self._apply(reading)
         applied = self._apply(msgspec.structs.replace(reading, values=values))
         return applied if isinstance(applied, Reason) else msgspec.structs.replace(applied, invalid=invalid)
+
+    def assemble(self, entry: Part | Overdue, hold: Mask) -> list[Assembled] | Reason:
+        """The readings that end with it, to be applied in this order; or why the part is not used.
+
+        hold: (F,) inputs that may be missing.
+        """
+        life = self._find(entry.asset)
+        if isinstance(entry, Overdue):
+            return self._close(entry.asset, [entry.cycle], hold)
+        if life is None:
+            if len(self._lives) >= self._limit:
+                return Reason.TOO_MANY_ASSETS
+            life = self._add(entry.asset)
+        if (verdict := self._entered(life, entry)) is not None:
+            return verdict
+        self.changed.add(entry.asset)
+        return self.assembly.put(entry, hold)
+
+    def close(self, asset: Asset, hold: Mask) -> list[Assembled]:
+        """The asset's open readings as they are: its life is about to end. hold: see `assemble`."""
+        self._find(asset)
+        return self._close(asset, self.assembly.open(asset), hold)
+
+    def _close(self, asset: Asset, cycles: list[int], hold: Mask) -> list[Assembled]:
+        if ended := self.assembly.close(asset, cycles, hold):
+            self.changed.add(asset)
+        return ended
+
+    def _entered(self, life: _Life, part: Part) -> Reason | None:
+        """What the part is to a reading that is in the ring already, or None where there is none of its cycle."""
+        newer = part.time is not None and life.last_time is not None and part.time > life.last_time
+        position, there = self._rings.find(life.row, part.cycle)
+        if newer or not there or part.key != life.key:
+            return None
+        value = float(self._rings.reading(life.row, position)[part.input])
+        if same(value, part.value):
+            return Reason.DUPLICATE
+        return Reason.LATE if math.isnan(value) else Reason.CONFLICT
 
     def _apply(self, reading: Reading) -> Applied | Reason:
         life = self._find(reading.asset)
@@ -207,6 +250,7 @@ class Lives:
         """Forget the asset: its life's number, its last cycle. If it comes back it begins anew, with life 0."""
         life = self._known(asset)
         del self._lives[asset]
+        self.assembly.forget(asset)
         self._rings.clear(life.row)
         self._free.append(life.row)
         self.stale.discard(asset)
@@ -230,7 +274,8 @@ class Lives:
             return b""
         fields = msgspec.structs.astuple(life)[1:8]
         stale_at = life.silence.at if life.silence else 0
-        return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row), life.heard, stale_at, life.key))
+        parts = life.key, self.assembly.dump(asset)
+        return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row), life.heard, stale_at, *parts))
 
     def load(self, asset: Asset, blob: bytes) -> None:
         """Take the state that `dump` gave. Raises ValueError where it is of another version or other inputs."""
@@ -245,6 +290,7 @@ class Lives:
         life = self._lives.get(asset) or self._add(asset)
         ring = state.cycles, state.times, state.revisions, state.values
         self._rings.load(life.row, *ring, by_time=state.key == "time")  # or nothing is taken
+        self.assembly.load(asset, state.parts)
         self._lives[asset] = _Life(life.row, *state.life, heard=state.heard, key=state.key)
         if state.stale_at:
             self._lives[asset].silence = Stale(asset, state.heard, state.stale_at)
@@ -257,6 +303,7 @@ class Lives:
         idle = [a for a, life in self._lives.items() if life.heard < heard_before and a not in self.changed]
         for asset in idle:
             row = self._lives.pop(asset).row
+            self.assembly.forget(asset)
             self._rings.clear(row)
             self._free.append(row)
             self._away.add(asset)

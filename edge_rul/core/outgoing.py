@@ -101,6 +101,7 @@ class Statistics(msgspec.Struct, frozen=True):
     alarms_acknowledged: int
     alarms_shelved: int
     readings: int
+    parts: int
     predictions: int
     revisions: int
     late: int

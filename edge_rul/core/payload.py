@@ -2,6 +2,7 @@
 
     {"cycle": 12, "ts": "2026-01-01T00:00:00Z", "values": {"T24": 641.8, ...}}     by name; further names are ignored
     {"cycle": 12, "ts": 1767225600000, "values": [641.8, ...]}                     in the bundle's order
+    {"cycle": 12, "value": 641.8}                                                  of one sensor, which the topic names
     [{...}, {...}]                                                                 several; a bad one costs itself
 
 `ts` (ISO 8601, UTC where no zone is given, or epoch milliseconds) may be missing, and so may `asset` where the topic
@@ -23,7 +24,7 @@ import numpy as np
 
 from edge_rul.core.command import Command, CommandReader, ReplyTo
 from edge_rul.core.dead_letter import Refused, refuse
-from edge_rul.core.normalise import Array
+from edge_rul.core.normalise import Array, Mask
 from edge_rul.core.rate import Rates
 from edge_rul.core.topic import Asset, Template, name_problem
 from edge_rul.errors import BadMessage, Reason
@@ -58,16 +59,37 @@ class Reading(msgspec.Struct, frozen=True):
     key: Key = "cycle"
 
 
+class Part(msgspec.Struct, frozen=True):
+    """One sensor's value of one cycle of one asset. input: which of the bundle's. value: float32, NaN where it is
+    missing and may be held. The others are as in `Reading`; `key` is never `arrival`."""
+
+    asset: Asset
+    cycle: int
+    time: int | None
+    input: int
+    value: float
+    source: int = 0
+    received: int = 0
+    key: Key = "cycle"
+
+
 class Decoded(msgspec.Struct, frozen=True):
     """What one message held. silenced: 1 where it was refused for its topic's rate, and neither kept nor told."""
 
-    entries: list[Reading | Command] = []
+    entries: list[Reading | Part | Command] = []
     rejected: list[Refused] = []
     silenced: int = 0
 
 
 class _Cycle(msgspec.Struct):
     values: dict[str, float | None] | list[float | None]
+    cycle: int | None = None
+    ts: datetime | int | float | None = None
+    asset: str | None = None
+
+
+class _Sensor(msgspec.Struct):
+    value: float | None
     cycle: int | None = None
     ts: datetime | int | float | None = None
     asset: str | None = None
@@ -100,10 +122,12 @@ class Decoder:
         """
         self._undeduplicated = undeduplicated
         self._inputs = tuple(inputs)
+        self._place = {name: i for i, name in enumerate(inputs)}
         self._hold = frozenset(hold)
+        self.hold: Mask = np.array([name in self._hold for name in inputs], np.bool_)  # (F,) inputs that may be missing
         self._readings = tuple(readings)
         self._command = command.text if command else None
-        self._levels = tuple(name for name in self._readings[0].names if name != "asset")
+        self._levels = self._readings[0].levels
         ours = [*self._readings, *outputs, *([command] if command else [])]
         self._commands = CommandReader(self._levels, ours)
         self._limit = payload_limit
@@ -112,6 +136,7 @@ class Decoder:
         self._clock_is_right = clock_is_right
         self._rates = rates
         self._cycle = msgspec.json.Decoder(_Cycle)
+        self._sensor = msgspec.json.Decoder(_Sensor)
         self._list = msgspec.json.Decoder(list[msgspec.Raw])
         self._topics: dict[str, tuple[int, dict[str, str]]] = {}
         self._assets: dict[str, Asset] = {}  # of topics that name one, each in `_topics` too
@@ -143,6 +168,8 @@ class Decoder:
         except BadMessage as e:
             return Decoded(rejected=[refuse(e, payload, self.refused_limit)])
         result = Decoded([], [])
+        if "sensor" in levels and levels["sensor"] not in self._place:
+            return result  # as a name among `values` that the bundle does not have
         for element in elements:
             try:
                 reading = self._reading(topic, source, levels, element, received // 1000, qos)
@@ -185,16 +212,19 @@ class Decoder:
     def _too_large(self, topic: str, payload: bytes) -> BadMessage:
         return BadMessage(Reason.TOO_LARGE, topic, f"{len(payload)} bytes, at most {self._limit} are allowed")
 
-    def topic(self, reading: Reading) -> str:
-        """The topic that the reading came on, or the first template where the configuration has changed since."""
-        template = self._readings[reading.source if reading.source < len(self._readings) else 0]
-        return template.format(reading.asset.fields())
+    def topic(self, entry: Reading | Part) -> str:
+        """The topic that the entry came on, or the first template where the configuration has changed since; of a
+        reading that came in parts with `+` for the sensor."""
+        template = self._readings[entry.source if entry.source < len(self._readings) else 0]
+        sensor = self._inputs[entry.input] if isinstance(entry, Part) else "+"
+        return template.format({"sensor": sensor, **entry.asset.fields()})
 
-    def describe(self, reading: Reading) -> bytes:
-        """The reading as a plant would send it: JSON, values by name, null where one is missing."""
-        values = dict(zip(self._inputs, reading.values.tolist(), strict=True))  # NaN becomes null
-        cycle = reading.cycle if reading.key == "cycle" else None
-        return msgspec.json.encode({"cycle": cycle, "ts": reading.time, "values": values})
+    def describe(self, entry: Reading | Part) -> bytes:
+        """The entry as a plant would send it: JSON, values by name, null where one is missing."""
+        known = {"cycle": entry.cycle if entry.key == "cycle" else None, "ts": entry.time}
+        if isinstance(entry, Part):
+            return msgspec.json.encode({**known, "value": entry.value})  # NaN becomes null
+        return msgspec.json.encode({**known, "values": dict(zip(self._inputs, entry.values.tolist(), strict=True))})
 
     def _match(self, topic: str) -> tuple[int, dict[str, str]]:
         """Which template the topic is of, and its named levels."""
@@ -222,9 +252,13 @@ class Decoder:
 
     def _reading(
         self, topic: str, source: int, levels: dict[str, str], element: Any, received: int, qos: int
-    ) -> Reading:
+    ) -> Reading | Part:
+        cycle: _Cycle | _Sensor
         try:
-            if isinstance(element, msgspec.Raw):
+            if "sensor" in levels:
+                raw = isinstance(element, msgspec.Raw)
+                cycle = self._sensor.decode(element) if raw else msgspec.convert(element, _Sensor)
+            elif isinstance(element, msgspec.Raw):
                 cycle = self._cycle.decode(element)
             else:
                 cycle = msgspec.convert(element, _Cycle)
@@ -235,21 +269,27 @@ class Decoder:
         time = _milliseconds(topic, cycle.ts)
         key: Key = "cycle"
         if (number := cycle.cycle) is None:
-            key, number = self._key(topic, time, qos)
+            key, number = self._key(topic, time, qos, part=isinstance(cycle, _Sensor))
         elif not 0 <= number <= _CYCLE_MAX:
             raise BadMessage(Reason.BAD_CYCLE, topic, f"cycle is {number}, expected 0 to 2^53")
         if (asset := self._assets.get(topic)) is None:
             asset = self._asset(topic, levels, cycle.asset)
             if "asset" in levels:
                 self._assets[topic] = asset
-        return Reading(asset, number, time, self._values(topic, cycle.values), source, received, key)
+        if isinstance(cycle, _Cycle):
+            return Reading(asset, number, time, self._values(topic, cycle.values), source, received, key)
+        value = float(np.float32(self._value(topic, sensor := levels["sensor"], cycle.value)))
+        return Part(asset, number, time, self._place[sensor], value, source, received, key)
 
-    def _key(self, topic: str, time: int | None, qos: int) -> tuple[Key, int]:
+    def _key(self, topic: str, time: int | None, qos: int, *, part: bool) -> tuple[Key, int]:
         """Of a reading without a cycle number. time: epoch milliseconds."""
         if time is not None:
             if time < 0:
                 raise BadMessage(Reason.BAD_TIME, topic, "ts lies before 1970, and there is no cycle to know it by")
             return "time", time
+        if part:
+            problem = "it has neither cycle nor ts, so that nobody knows which parts belong together; send either"
+            raise BadMessage(Reason.NO_KEY, topic, problem)
         if qos and not self._undeduplicated:
             problem = (
                 "it has neither cycle nor ts, so that the same one sent again, as QoS 1 may, would count twice; send "
@@ -284,18 +324,19 @@ class Decoder:
             ordered = values
         else:
             ordered = [values.get(name) for name in self._inputs]
-        numbers = []
-        for name, value in zip(self._inputs, ordered, strict=True):
-            if value is None or math.isnan(value):
-                if name not in self._hold:
-                    reason = Reason.MISSING_INPUT if value is None else Reason.NOT_FINITE
-                    raise BadMessage(reason, topic, f"{name} is {'missing' if value is None else 'NaN'}")
-                numbers.append(math.nan)
-            elif abs(value) > _FLOAT32_MAX:
-                raise BadMessage(Reason.NOT_FINITE, topic, f"{name} is {value}, beyond float32")
-            else:
-                numbers.append(value)
+        numbers = [self._value(topic, name, value) for name, value in zip(self._inputs, ordered, strict=True)]
         return np.array(numbers, np.float32)
+
+    def _value(self, topic: str, name: str, value: float | None) -> float:
+        """NaN where it is missing and may be held."""
+        if value is None or math.isnan(value):
+            if name not in self._hold:
+                reason = Reason.MISSING_INPUT if value is None else Reason.NOT_FINITE
+                raise BadMessage(reason, topic, f"{name} is {'missing' if value is None else 'NaN'}")
+            return math.nan
+        if abs(value) > _FLOAT32_MAX:
+            raise BadMessage(Reason.NOT_FINITE, topic, f"{name} is {value}, beyond float32")
+        return value
 
 
 def _bytes(element: Any, payload: bytes) -> bytes:
@@ -328,7 +369,7 @@ def _reason(message: str) -> Reason:
     path = message.partition("`$.")[2]
     for start, reason in (
         ("cycle", Reason.BAD_CYCLE),
-        ("values", Reason.BAD_VALUE),
+        ("value", Reason.BAD_VALUE),
         ("ts", Reason.BAD_TIME),
         ("asset", Reason.BAD_ASSET),
     ):

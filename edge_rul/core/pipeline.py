@@ -18,6 +18,7 @@ import msgspec
 
 from edge_rul.core import command, dead_letter
 from edge_rul.core.alarm import Alarms, Change, Rule
+from edge_rul.core.assemble import Assembled, Deadlines, Overdue
 from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed, Stands, Tended
 from edge_rul.core.command import Command, Reply, ReplyTo
 from edge_rul.core.dead_letter import Refused
@@ -25,7 +26,7 @@ from edge_rul.core.entry import AssetEntry, BundleChange, Entry
 from edge_rul.core.life import Applied, Lives
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message, Outgoing, iso, withdrawn
-from edge_rul.core.payload import Decoded, Decoder, Reading
+from edge_rul.core.payload import Decoded, Decoder, Part, Reading
 from edge_rul.core.prediction import Model, Prediction, predict
 from edge_rul.core.standing import Silences, Stale
 from edge_rul.core.tail import Tail
@@ -82,9 +83,10 @@ class Completed(msgspec.Struct):
 class Pipeline:
     """The state of all assets under one bundle and one configuration.
 
-    counts: `readings` that came in, `gaps` (cycles that never came), `late` ones among the readings, `predictions`,
-    `revisions` among those, due windows that were `skipped` or `held_too_long`, `invalid_values` and `dead_letters`.
-    dropped: by reason; with `readings` it accounts for every element of every message.
+    counts: `readings` that came in, whole or in `parts`, `gaps` (cycles that never came), `late` ones among the
+    readings, `predictions`, `revisions` among those, due windows that were `skipped` or `held_too_long`,
+    `invalid_values` and `dead_letters`. dropped: by reason; with `readings` and the parts of those that came so it
+    accounts for every element of every message.
     """
 
     def __init__(
@@ -104,14 +106,16 @@ class Pipeline:
         seconds_per_cycle: float | None = None,
         ranges: Ranges | None = None,
         stale_after: float | None = None,
+        parts_within: float = 10.0,
     ) -> None:
         """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
         row that may be held. max_hold: for each input, readings in a row for which a window may hold it.
         seconds_per_cycle: see `Rings`. ranges: what values may be. stale_after: seconds without a reading after which
-        an asset is stale; None lets none be."""
+        an asset is stale; None lets none be. parts_within: seconds in which the parts of a reading come."""
         self.model = model
         self._window = window
         self._silences = Silences(stale_after)
+        self._deadlines = Deadlines(parts_within)
         self._now = 0.0  # the caller's clock at the last `fill`
         self.decoder = decoder
         self._outgoing = outgoing
@@ -212,15 +216,20 @@ class Pipeline:
         """Take an asset's state as it stood at `seq`. Raises ValueError where it does not fit program or bundle."""
         self.lives.load(asset, state)
         self._restored[asset] = seq
+        self._deadlines.follow(asset, self.lives.assembly.open(asset), 0.0)
         if asset in self.lives and asset not in self.lives.stale:
             self._silences.heard(asset, 0.0)  # it counts from when we listen
 
-    def tick(self, now: float, wall: int, listening: float) -> list[AssetEntry]:
-        """What a clock decides: entries for the journal. Call it only when everything that came in is applied.
+    def tick(self, now: float, wall: int, listening: float, *, all_applied: bool = True) -> list[AssetEntry]:
+        """What a clock decides: entries for the journal.
 
         now: monotonic seconds. wall: epoch seconds. listening: since when assets could be heard, monotonic.
+        all_applied: nothing that came in waits, so that who seems silent is.
         """
-        return [Stale(asset, self.lives.heard(asset), wall) for asset in self._silences.over(now, listening)]
+        entries: list[AssetEntry] = [*self._deadlines.over(now, listening)]
+        if all_applied:
+            entries += [Stale(asset, self.lives.heard(asset), wall) for asset in self._silences.over(now, listening)]
+        return entries
 
     def fill(self, tail: Tail, durable: int, *, now: float = 0.0, latest: bool = False) -> Batch | None:
         """Apply entries in order of seq until a batch is full or nothing more may be answered. None where none was.
@@ -259,8 +268,23 @@ class Pipeline:
             self._silences.forget(entry.asset)
             if (standing := self.lives.silent(entry)) is not None and seq > self._answered:
                 self._builder.add(Stands(seq, entry.asset, standing))
+        elif isinstance(entry, Part | Overdue):
+            self._assemble(seq, entry)
         else:
             self._apply(seq, entry)
+
+    def _assemble(self, seq: int, entry: Part | Overdue) -> None:
+        self.counts["parts"] += isinstance(entry, Part) and seq > self._answered
+        ended = self.lives.assemble(entry, self.decoder.hold)
+        self._deadlines.follow(entry.asset, self.lives.assembly.open(entry.asset), self._now)
+        if not isinstance(ended, Reason):
+            self._end(seq, ended)
+        elif isinstance(entry, Part) and seq > self._answered:
+            self._refuse(seq, ended, entry)
+
+    def _end(self, seq: int, ended: list[Assembled]) -> None:
+        for assembled in ended:
+            self._apply(seq, assembled.reading, assembled.refused)
 
     def _obey(self, seq: int, entry: Command) -> None:
         asset = entry.asset
@@ -275,8 +299,12 @@ class Pipeline:
         if error is None and entry.action == "remove":
             step = Removed(seq, asset, *self.lives.remove(asset))
             self._silences.forget(asset)
-        elif error is None and (ended := self.lives.reset(asset)) is not None:
-            step = NewLife(seq, asset, *ended, None)
+            self._deadlines.follow(asset, (), self._now)
+        elif error is None:
+            self._end(seq, self.lives.close(asset, self.decoder.hold))
+            self._deadlines.follow(asset, (), self._now)
+            if (ended := self.lives.reset(asset)) is not None:
+                step = NewLife(seq, asset, *ended, None)
         if seq > self._answered:
             if step is not None:
                 self._builder.add(step)
@@ -284,19 +312,23 @@ class Pipeline:
                 self._builder.add(Stands(seq, asset, self.lives.standing(asset)))
             self._builder.add(Obeyed(seq, command.reply(entry, error), entry.reply_to))
 
-    def _apply(self, seq: int, reading: Reading) -> None:
-        applied = self.lives.apply(reading)
+    def _refuse(self, seq: int, reason: Reason, entry: Reading | Part) -> None:
+        self.dropped[reason] += 1
+        if dead_letter.told(reason):
+            topic, shown = self.decoder.topic(entry), self.decoder.describe(entry)
+            letter = dead_letter.of_reading(reason, topic, shown, self.decoder.refused_limit)
+            self._builder.add(Letter(seq, letter, settled=False))
+
+    def _apply(self, seq: int, reading: Reading, refused: Reason | None = None) -> None:
+        """refused: why the reading is not to be used."""
+        applied = refused or self.lives.apply(reading)
         if isinstance(applied, Applied):
             self._silences.heard(reading.asset, self._now)
         if seq <= self._answered:
             return
         self.counts["readings"] += 1
         if isinstance(applied, Reason):
-            self.dropped[applied] += 1
-            if dead_letter.told(applied):
-                topic, shown = self.decoder.topic(reading), self.decoder.describe(reading)
-                letter = dead_letter.of_reading(applied, topic, shown, self.decoder.refused_limit)
-                self._builder.add(Letter(seq, letter, settled=False))
+            self._refuse(seq, applied, reading)
             return
         self.counts["gaps"] += applied.gap
         self.counts["late"] += applied.late

@@ -60,6 +60,7 @@ class Template:
     """A topic with named levels, each a whole level: `plant/{line}/{asset}/cycle`.
 
     text:   as written       names:  the named levels in order       filter: the MQTT filter, `plant/+/+/cycle`
+    levels: those of the names that belong to an asset's identity, beside its own name
     """
 
     def __init__(self, text: str) -> None:
@@ -84,6 +85,7 @@ class Template:
             raise ValueError(f"{text!r} names a level twice")
         self.text = text
         self.names = tuple(names)
+        self.levels = tuple(name for name in names if name not in ("asset", "sensor"))
         self.filter = _LEVEL.sub("+", text)
         self._size = len(parts)
 

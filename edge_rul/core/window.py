@@ -62,6 +62,7 @@ class Rings:
         input, readings in a row for which a full window may hold it. changes: give the reading before each one too.
         seconds_per_cycle: of readings that are keyed by time; None: each is the next cycle, whenever it comes."""
         self.window = window
+        self.inputs = inputs
         self.max_late = max_late
         self.max_gap = max_gap
         self._max_hold = np.array([window if limit is None else limit for limit in max_hold or [None] * inputs])  # (F,)

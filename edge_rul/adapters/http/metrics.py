@@ -31,6 +31,7 @@ _WINDOWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 # Statistics' counters and gauges by metric; the rest is named below.
 _COUNTERS = {
     "readings": "Readings that came in",
+    "parts": "Parts of readings, from sensors that send apart",
     "predictions": "Predictions published",
     "revisions": "Predictions published again, as a late reading changed them",
     "late": "Readings that came late and were put in their place",
