@@ -10,8 +10,8 @@ import logging
 from typing import Any
 
 from edge_rul.core.alarm import Transition
+from edge_rul.core.answers import Completed
 from edge_rul.core.outgoing import event_id
-from edge_rul.core.pipeline import Completed
 from edge_rul.core.topic import Asset
 from edge_rul.log import Summary
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from edge_rul.core import status
+from edge_rul.core.answers import Completed
 from edge_rul.core.batch import Batch
 from edge_rul.core.outgoing import Message, iso
-from edge_rul.core.pipeline import Completed
 from edge_rul.core.prediction import Prediction, predict
 from edge_rul.core.topic import Template
 from edge_rul.engines import infer_all

@@ -16,8 +16,9 @@ from edge_rul.arrivals import Arrivals
 from edge_rul.candidate import Candidate
 from edge_rul.config import ScoringSettings, Settings
 from edge_rul.core.alarm import Change
+from edge_rul.core.answers import AlarmRow, Answered, Completed
 from edge_rul.core.outgoing import Message
-from edge_rul.core.pipeline import AlarmRow, Answered, Completed, Pipeline
+from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
 from edge_rul.daemon_alarms import DaemonAlarms

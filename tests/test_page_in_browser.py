@@ -16,8 +16,8 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from edge_rul.core.answers import Answered
 from edge_rul.core.payload import Reading
-from edge_rul.core.pipeline import Answered
 from edge_rul.core.topic import Asset
 
 NASTY = "<img src=x onerror=document.title='taken'>"

@@ -23,9 +23,9 @@ import structlog
 from page_fleet import prediction, serving
 
 from edge_rul.adapters.history import History
+from edge_rul.core.answers import Answered
 from edge_rul.core.entry import AssetEntry
 from edge_rul.core.payload import Reading
-from edge_rul.core.pipeline import Answered
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_FOUND, EXIT_OK
 

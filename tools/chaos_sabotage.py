@@ -10,7 +10,7 @@ import sys
 from edge_rul import cli
 from edge_rul.adapters.mqtt import MqttTransport
 from edge_rul.adapters.mqtt_inbox import Received
-from edge_rul.core.pipeline import AlarmRow
+from edge_rul.core.answers import AlarmRow
 from edge_rul.scoring import Scoring
 
 

@@ -20,10 +20,10 @@ from edge_rul.adapters.http.metrics import Metrics
 from edge_rul.adapters.http.pages import Catalogue, Pages, ShownInput
 from edge_rul.adapters.http.server import HttpServer
 from edge_rul.core.alarm import Change, HealthAlarm, RulAlarm, State, Status
+from edge_rul.core.answers import Answered
 from edge_rul.core.fleet import Fleet
 from edge_rul.core.outgoing import Statistics, iso
 from edge_rul.core.payload import Reading
-from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import BundleId, EngineId, Health, Interval, Prediction, Quality
 from edge_rul.core.topic import Asset
 

@@ -20,9 +20,9 @@ from typing import Any
 import msgspec
 
 from edge_rul.core.alarm import Change
+from edge_rul.core.answers import Answered
 from edge_rul.core.entry import AssetEntry
 from edge_rul.core.fleet import Fleet
-from edge_rul.core.pipeline import Answered
 from edge_rul.core.topic import Asset
 
 FILE = "history.db"

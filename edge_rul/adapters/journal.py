@@ -28,8 +28,8 @@ import msgspec
 from edge_rul.adapters.journal_file import FILE, PLEDGE, lock, open_file, set_aside, suspect
 from edge_rul.adapters.journal_reader import decode_key, encode_key
 from edge_rul.config import JournalSettings
+from edge_rul.core.answers import AlarmRow
 from edge_rul.core.entry import Entry, pack, unpack
-from edge_rul.core.pipeline import AlarmRow
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
 from edge_rul.errors import JournalError

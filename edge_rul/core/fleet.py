@@ -14,9 +14,9 @@ from typing import Any, Literal
 import msgspec
 
 from edge_rul.core.alarm import Change, Priority, State, Status
+from edge_rul.core.answers import Answered
 from edge_rul.core.entry import AssetEntry
 from edge_rul.core.payload import Part, Reading
-from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import Health, Quality
 from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset

@@ -12,72 +12,30 @@ answer, so it never calls an engine; the caller owns I/O and time. One batch is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from edge_rul.core import command, dead_letter
-from edge_rul.core.alarm import Alarms, Change, Rule
+from edge_rul.core.alarm import Rule
+from edge_rul.core.answers import Answers, Completed
 from edge_rul.core.assemble import Assembled, Deadlines, Overdue
-from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed, Stands, Tended
-from edge_rul.core.command import Command, Reply, ReplyTo
+from edge_rul.core.batch import Batch, Builder, Due, Letter, NewLife, Obeyed, Removed, Stands, Step, Tended
+from edge_rul.core.command import Command, ReplyTo
 from edge_rul.core.dead_letter import Refused
 from edge_rul.core.entry import AssetEntry, BundleChange, Entry
 from edge_rul.core.life import Applied, Lives
 from edge_rul.core.normalise import Array
-from edge_rul.core.outgoing import Message, Outgoing, iso, withdrawn
+from edge_rul.core.outgoing import Message, Outgoing, withdrawn
 from edge_rul.core.payload import Decoded, Decoder, Part, Reading
-from edge_rul.core.prediction import Model, Prediction, predict
+from edge_rul.core.prediction import Model
 from edge_rul.core.standing import Silences, Stale
 from edge_rul.core.tail import Tail
 from edge_rul.core.topic import Asset
-from edge_rul.core.transform import Marks, Transform
+from edge_rul.core.transform import Transform
 from edge_rul.core.valid import Ranges
 from edge_rul.core.window import Rings
 from edge_rul.errors import Reason
-
-
-class AlarmRow(msgspec.Struct, frozen=True):
-    """An asset's alarms as they stood at `seq`; a journal keeps the newest at or below its watermark.
-
-    blob: empty where it has none any more.
-    """
-
-    seq: int
-    asset: Asset
-    blob: bytes
-
-
-class Answered(msgspec.Struct, frozen=True):
-    """A prediction as it was published, for who looks on. newest: it is of its asset's newest cycle. unit: see
-    `Window`."""
-
-    asset: Asset
-    prediction: Prediction
-    newest: bool
-    unit: int = 1
-
-
-class Completed(msgspec.Struct):
-    """What a batch's answers lead to, in order of seq. answers, changes: what the messages say, for who looks on.
-
-    replies: what became of commands. removed: assets that are no more. renewed: that began this life.
-
-    unsettled: seq of the first step whose answer hangs on the order in which readings came: a window with a gap or a
-    held value, or of readings without numbers, a revision, a new life, a reading that is not used. Until its entry is
-    durable a crash may bring its readings back in another order (a broker that was killed forgets), and the same key
-    would get two answers. None where there is no such step.
-    """
-
-    messages: list[Message]
-    alarms: list[AlarmRow]
-    unsettled: int | None = None
-    answers: list[Answered] = []
-    changes: list[Change] = []
-    unanswered: list[Due] = []  # the engine's answer was not finite
-    replies: list[Reply] = []
-    removed: list[Asset] = []
-    renewed: list[tuple[Asset, int]] = []
 
 
 class Pipeline:
@@ -112,13 +70,11 @@ class Pipeline:
         row that may be held. max_hold: for each input, readings in a row for which a window may hold it.
         seconds_per_cycle: see `Rings`. ranges: what values may be. stale_after: seconds without a reading after which
         an asset is stale; None lets none be. parts_within: seconds in which the parts of a reading come."""
-        self.model = model
         self._window = window
         self._silences = Silences(stale_after)
         self._deadlines = Deadlines(parts_within)
         self._now = 0.0  # the caller's clock at the last `fill`
         self.decoder = decoder
-        self._outgoing = outgoing
         late = window if max_late is None else max_late
         self._rings = Rings(
             window,
@@ -130,16 +86,21 @@ class Pipeline:
             seconds_per_cycle=seconds_per_cycle,
         )
         self.lives = Lives(self._rings, max_assets, ranges)
-        self.alarms = Alarms(rules)
         self._builder = Builder(max_batch, transform)
         self._answered = 0  # entries up to here were answered before a restart, and are not again
-        self._catch_up = 0  # entries up to here came before a restart
-        self._retained: dict[str, Message] = {}  # topic -> the newest that went out unretained while catching up
         self._restored: dict[Asset, int] = {}  # asset -> seq of the snapshot that it was restored from
         self.applied = 0  # seq of the newest entry applied
         self._change: BundleChange | None = None  # that was reached; nothing is applied until it is made
         self.counts: Counter[str] = Counter()
         self.dropped: Counter[Reason] = Counter()
+        self._answers = Answers(model, outgoing, rules, window=window, counts=self.counts, dropped=self.dropped)
+        self.alarms = self._answers.alarms
+        self._commands: dict[str, Callable[[int, Command], list[Step]]] = {
+            "reset": self._reset,
+            "remove": self._remove,
+            "ack": self._tend,
+            "shelve": self._tend,
+        }
 
     def decode(
         self,
@@ -176,12 +137,16 @@ class Pipeline:
         return change
 
     @property
+    def model(self) -> Model:
+        return self._answers.model
+
+    @property
     def transform(self) -> Transform:
         return self._builder.transform
 
     def serve(self, model: Model, transform: Transform, max_batch: int) -> None:
         """Another bundle or engine answers from the next batch on. Its windows are those that there are."""
-        self.model = model
+        self._answers.model = model
         self._builder.transform, self._builder.size = transform, max_batch
 
     def transformed_again(self, batch: Batch) -> Batch:
@@ -195,22 +160,19 @@ class Pipeline:
         Answers to entries up to `catch_up` may have been published before, with newer ones after them: they go out
         unretained, so that no retained state goes backwards; see `caught_up`.
         """
-        self.applied, self._answered, self._catch_up = replay_from, answered, catch_up
+        self.applied, self._answered, self._answers.catch_up = replay_from, answered, catch_up
 
     @property
     def catching_up(self) -> bool:
         """Whether entries up to `catch_up` are still to be answered."""
-        return self._catch_up > 0 and (self.applied < self._catch_up or not self.idle)
+        return self._answers.catch_up > 0 and (self.applied < self._answers.catch_up or not self.idle)
 
     def caught_up(self) -> list[Message]:
         """Once, when it is not `catching_up` any more: the retained states that have to go out once more."""
         if self.catching_up:
             return []
-        self._catch_up = 0
-        messages = list(self._retained.values())
-        self._retained.clear()
         self._restored.clear()
-        return messages
+        return self._answers.caught_up()
 
     def restore(self, asset: Asset, seq: int, state: bytes) -> None:
         """Take an asset's state as it stood at `seq`. Raises ValueError where it does not fit program or bundle."""
@@ -287,30 +249,32 @@ class Pipeline:
             self._apply(seq, assembled.reading, assembled.refused)
 
     def _obey(self, seq: int, entry: Command) -> None:
-        asset = entry.asset
-        step: NewLife | Removed | None = None
-        error = None if asset in self.lives else "the daemon knows no such asset"
-        if error is None and entry.action in ("ack", "shelve"):
-            if seq > self._answered:
-                found = self.lives.newest(asset)
-                newest = (found[1].cycle, found[1].window.unit) if found else None
-                self._builder.add(Tended(seq, asset, entry, newest))
-            return
-        if error is None and entry.action == "remove":
-            step = Removed(seq, asset, *self.lives.remove(asset))
-            self._silences.forget(asset)
-            self._deadlines.follow(asset, (), self._now)
-        elif error is None:
-            self._end(seq, self.lives.close(asset, self.decoder.hold))
-            self._deadlines.follow(asset, (), self._now)
-            if (ended := self.lives.reset(asset)) is not None:
-                step = NewLife(seq, asset, *ended, None)
+        if entry.asset in self.lives:
+            steps = self._commands[entry.action](seq, entry)
+        else:
+            steps = [Obeyed(seq, command.reply(entry, "the daemon knows no such asset"), entry.reply_to)]
         if seq > self._answered:
-            if step is not None:
+            for step in steps:
                 self._builder.add(step)
-            if isinstance(step, NewLife):
-                self._builder.add(Stands(seq, asset, self.lives.standing(asset)))
-            self._builder.add(Obeyed(seq, command.reply(entry, error), entry.reply_to))
+
+    def _tend(self, seq: int, entry: Command) -> list[Step]:
+        """The alarms are told among the answers: only there do they stand as they stood."""
+        newest = self.lives.newest(entry.asset)
+        return [Tended(seq, entry.asset, entry, (newest[1].cycle, newest[1].window.unit) if newest else None)]
+
+    def _remove(self, seq: int, entry: Command) -> list[Step]:
+        removed = Removed(seq, entry.asset, *self.lives.remove(entry.asset))
+        self._silences.forget(entry.asset)
+        self._deadlines.follow(entry.asset, (), self._now)
+        return [removed, Obeyed(seq, command.reply(entry, None), entry.reply_to)]
+
+    def _reset(self, seq: int, entry: Command) -> list[Step]:
+        asset, steps = entry.asset, list[Step]()
+        self._end(seq, self.lives.close(asset, self.decoder.hold))
+        self._deadlines.follow(asset, (), self._now)
+        if (ended := self.lives.reset(asset)) is not None:
+            steps += [NewLife(seq, asset, *ended, None), Stands(seq, asset, self.lives.standing(asset))]
+        return [*steps, Obeyed(seq, command.reply(entry, None), entry.reply_to)]
 
     def _refuse(self, seq: int, reason: Reason, entry: Reading | Part) -> None:
         self.dropped[reason] += 1
@@ -359,9 +323,9 @@ class Pipeline:
         """How the asset and its alarms stand, to publish once more."""
         if asset not in self.lives:
             return []
-        messages = self._outgoing.state(asset, self.lives.standing(asset), self._window, self.applied)
+        messages = self._answers.outgoing.state(asset, self.lives.standing(asset), self._window, self.applied)
         if (found := self.lives.newest(asset)) is not None:
-            messages += self._messages(self.alarms.states(asset, found[1].cycle), self.applied)
+            messages += self._answers.messages(self.alarms.states(asset, found[1].cycle), self.applied)
         return messages
 
     def reconfigure(self, outgoing: Outgoing, rules: list[Rule], seq: int) -> list[Message]:
@@ -371,8 +335,8 @@ class Pipeline:
         any more; what the alarms say under other rules or on another topic; the predictions are for `again`.
         """
         messages: list[Message] = []
-        before, names = self._outgoing, self.alarms.names
-        self._outgoing = outgoing
+        before, names = self._answers.outgoing, self.alarms.names
+        self._answers.outgoing = outgoing
         moved = outgoing.topics != before.topics
         if rules != self.alarms.rules:
             self.alarms.replace(rules)
@@ -386,111 +350,4 @@ class Pipeline:
 
     def complete(self, batch: Batch, rul: Array, logits: Array) -> Completed:
         """The engine's answers to messages. rul: (B,), logits: (B, C), in the order of the batch's windows."""
-        done = Completed([], [])
-        index = 0
-        for step in batch.steps:
-            if isinstance(step, Due):
-                marks = batch.marks[index]
-                settled = _settled(step, marks)
-                self._answer(done, step, float(rul[index]), logits[index], marks)
-                index += 1
-            elif isinstance(step, Letter):
-                settled = step.settled
-                messages = self._outgoing.dead_letter(step.letter, step.seq)
-                self.counts["dead_letters"] += len(messages)
-                done.messages += messages
-            elif isinstance(step, Obeyed):
-                settled = False
-                self._reply(done, step)
-            elif isinstance(step, Tended):
-                settled = False
-                self._tend(done, step)
-            elif isinstance(step, Removed):
-                settled = False
-                self._remove(done, step)
-            elif isinstance(step, Stands):
-                settled = True
-                state = self._outgoing.state(step.asset, step.standing, self._window, step.seq)
-                done.messages.extend(self._in_order(message) for message in state)
-            else:
-                settled = False
-                done.renewed.append((step.asset, step.life))
-                done.messages.append(self._in_order(withdrawn(self._outgoing.prediction_topic(step.asset), step.seq)))
-                self._changed(done, step, self.alarms.new_life(step.asset, step.life, step.cycle, step.time))
-            if done.unsettled is None and not settled:
-                done.unsettled = step.seq
-        return done
-
-    def _answer(self, done: Completed, due: Due, rul: float, logits: Array, marks: Marks) -> None:
-        prediction = predict(due, rul, logits, marks, iso(due.time), self.model)
-        if prediction is None:
-            self.dropped[Reason.ENGINE_NOT_FINITE] += 1
-            done.unanswered.append(due)
-            return
-        self.counts["predictions"] += 1
-        self.counts["revisions"] += due.revision > 0
-        done.answers.append(Answered(due.asset, prediction, due.newest, due.unit))
-        message = self._outgoing.prediction(due.asset, prediction, newest=due.newest, seq=due.seq)
-        done.messages.append(self._in_order(message))
-        if due.alarm:
-            probabilities = prediction.health.probabilities
-            of_rule = prediction.rul, probabilities, due.unit
-            self._changed(done, due, self.alarms.predicted(due.asset, due.life, due.cycle, due.time, *of_rule))
-
-    def _reply(self, done: Completed, step: Obeyed) -> None:
-        done.replies.append(step.reply)
-        if step.reply_to is not None:
-            done.messages.append(self._outgoing.reply(step.reply, step.reply_to, step.seq))
-
-    def _tend(self, done: Completed, step: Tended) -> None:
-        """Here, and not where the command is taken: only among the answers does it meet the alarms as they stood."""
-        asked, error = step.command, None
-        try:
-            if step.newest is None:
-                raise ValueError("its window is not full yet, so that no alarm has a state")
-            cycle, unit = step.newest
-            if asked.action == "ack":
-                changes = self.alarms.acknowledge(step.asset, asked.alarm, cycle)
-            else:
-                changes = self.alarms.shelve(step.asset, asked.alarm, cycle, asked.cycles, unit)
-            self._changed(done, step, changes)
-        except ValueError as e:
-            error = str(e)
-        self._reply(done, Obeyed(step.seq, command.reply(asked, error), asked.reply_to))
-
-    def _remove(self, done: Completed, step: Removed) -> None:
-        """Alarms end with an event each; what was retained goes."""
-        changes = self.alarms.new_life(step.asset, step.life, step.cycle, None)
-        done.changes += changes
-        done.messages += [message for message in self._messages(changes, step.seq) if not message.retain]
-        topics = self._outgoing.retained(step.asset, self.alarms.names)
-        done.messages.extend(self._in_order(withdrawn(topic, step.seq)) for topic in sorted(topics))
-        self.alarms.remove(step.asset)
-        done.alarms.append(AlarmRow(step.seq, step.asset, b""))
-        done.removed.append(step.asset)
-
-    def _changed(self, done: Completed, step: Due | NewLife | Tended, changes: list[Change]) -> None:
-        if changes:
-            done.changes += changes
-            messages = self._messages(changes, step.seq, commanded=isinstance(step, Tended))
-            done.messages.extend(map(self._in_order, messages))
-            done.alarms.append(AlarmRow(step.seq, step.asset, self.alarms.dump(step.asset)))
-
-    def _in_order(self, message: Message) -> Message:
-        """The message, unretained while catching up: it is kept for later then, until a newer one takes its place."""
-        if not message.retain:
-            return message
-        if message.seq > self._catch_up:
-            self._retained.pop(message.topic, None)
-            return message
-        self._retained[message.topic] = message
-        return msgspec.structs.replace(message, retain=False)
-
-    def _messages(self, changes: list[Change], seq: int, *, commanded: bool = False) -> list[Message]:
-        return [message for change in changes for message in self._outgoing.alarm(change, seq, commanded=commanded)]
-
-
-def _settled(due: Due, marks: Marks) -> bool:
-    """Whether it is the same in whatever order its asset's readings came: T consecutive, complete cycles, after another
-    one where its first change counts from there. Between two times there is always room for one more."""
-    return due.newest and due.numbered and not (due.revision or due.missing or due.held or marks.unknown_change)
+        return self._answers.complete(batch, rul, logits)

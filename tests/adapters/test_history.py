@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from edge_rul.adapters import history as module
 from edge_rul.adapters.history import FILE, History
 from edge_rul.core.alarm import Change, State, Status
+from edge_rul.core.answers import Answered
 from edge_rul.core.payload import Reading
-from edge_rul.core.pipeline import Answered
 from edge_rul.core.topic import Asset
 
 X = Asset("x")

@@ -26,9 +26,9 @@ from edge_rul.adapters.http.metrics import Metrics
 from edge_rul.adapters.http.pages import Pages
 from edge_rul.adapters.http.server import WATCHERS, HttpServer
 from edge_rul.core.alarm import Change, State, Status
+from edge_rul.core.answers import Answered
 from edge_rul.core.fleet import Fleet
 from edge_rul.core.payload import Reading
-from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import Quality
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_CONFIG, EdgeRulError

@@ -26,10 +26,10 @@ from edge_rul.adapters import journal_file
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.journal_file import FILE
 from edge_rul.config import JournalSettings
+from edge_rul.core.answers import AlarmRow
 from edge_rul.core.command import Command
 from edge_rul.core.entry import Entry
 from edge_rul.core.payload import Reading
-from edge_rul.core.pipeline import AlarmRow
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, JournalError
 

@@ -9,10 +9,10 @@ import pytest
 from page_fleet import CRITICAL, LOW, make_fleet, prediction
 
 from edge_rul.core.alarm import Change, State, Status
+from edge_rul.core.answers import Answered
 from edge_rul.core.command import Command
 from edge_rul.core.fleet import Fleet, Query
 from edge_rul.core.payload import Reading
-from edge_rul.core.pipeline import Answered
 from edge_rul.core.prediction import Quality
 from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset
