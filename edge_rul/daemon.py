@@ -101,7 +101,7 @@ def run(path: Path) -> int:
         )
         if (candidate := open_candidate(settings, source, bundle, journal.id, log)) is not None:
             worker.compare(candidate)
-        assets = worker.restore()
+        assets = worker.restore(unclean=starts.unclean)
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
         worker.record_bundle()
         corrupt = journal.set_aside_why == "corrupt"

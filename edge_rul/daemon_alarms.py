@@ -43,6 +43,10 @@ class DaemonAlarms:
         if self._watcher is not None:
             self._watcher.daemon_alarm(name, active, value)
 
+    def again(self) -> None:
+        """All that stand, for a broker that has forgotten them."""
+        self._outbound.send([self._message(name) for name in self._standing])
+
     def move(self, outgoing: Outgoing) -> None:
         """From the topics of one configuration to those of another."""
         old = {name: self._message(name) for name in self._standing}

@@ -126,6 +126,7 @@ class Scoring:
         if self._outbound.new_session:
             self._outbound.new_session = self._settled = False
             self._again = deque(self._pipeline.lives.assets)  # what is answered from here on reaches the new session
+            self._daemon_alarms.again()
         if self.unpublished >= self._unpublished_at_most or self._settling:
             return False
         if self._tail.behind:
@@ -234,11 +235,12 @@ class Scoring:
         """Messages that wait for the broker or for the disk."""
         return self._outbound.backlog + len(self._held)
 
-    def begin(self, answered: int) -> None:
-        """After a restart, once the pipeline has begun: entries up to `answered` are not in the tail."""
+    def begin(self, answered: int, *, unclean: bool) -> None:
+        """After a restart, once the pipeline has begun: entries up to `answered` are not in the tail. unclean: the run
+        before had no orderly end; where the power failed, a broker beside us has forgotten what it had not saved."""
         self.answered = answered
         self._catching_up = self._pipeline.catching_up
-        self._everything = self._journal.states_owed
+        self._everything = self._journal.states_owed or unclean
 
     def reconfigure(self, scoring: ScoringSettings, *, moved: bool) -> None:
         """moved: the topics are others, so that every asset's newest prediction is published once more."""

@@ -19,7 +19,8 @@ class _Kept(msgspec.Struct):
 
 
 class Starts:
-    """The counts, this start among them. `ended` is the last thing of an orderly end."""
+    """The counts, this start among them. `ended` is the last thing of an orderly end. unclean: this start follows on
+    none."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "starts.json"
@@ -27,6 +28,7 @@ class Starts:
             kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
         except (OSError, msgspec.DecodeError):
             kept = _Kept()
+        self.unclean = kept.running
         self._kept = _Kept(kept.starts + 1, kept.unclean + kept.running, True)
         self._write()
 

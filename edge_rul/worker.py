@@ -124,8 +124,9 @@ class Worker:
 
     # -- restart ----------------------------------------------------------------------------------------------------
 
-    def restore(self) -> int:
-        """Windows, lives and alarms as they stood, then the entries since. Returns the number of assets.
+    def restore(self, *, unclean: bool = False) -> int:
+        """Windows, lives and alarms as they stood, then the entries since. unclean: the run before had no orderly end.
+        Returns the number of assets.
 
         Answers up to the watermark are not needed and not computed; what lies above it is due again.
         """
@@ -151,7 +152,7 @@ class Worker:
         # What lies above the pledge was never answered, so that however long the lag, catching up is soon over.
         catch_up = min(self._journal.last, self._journal.pledged)
         self._pipeline.begin(replay_from=state.replay_from, answered=state.watermark, catch_up=catch_up)
-        self._scoring.begin(state.replay_from)
+        self._scoring.begin(state.replay_from, unclean=unclean)
         self._scoring.succession.since = state.watermark
         return state.assets
 

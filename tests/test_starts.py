@@ -9,10 +9,11 @@ from edge_rul.starts import Starts
 
 def test_starts_are_counted_and_unclean_ones_apart(tmp_path: Path) -> None:
     first = Starts(tmp_path)
-    assert first.counts == (1, 0)
+    assert (first.counts, first.unclean) == ((1, 0), False)
     first.ended()
     assert Starts(tmp_path).counts == (2, 0)
-    assert Starts(tmp_path).counts == (3, 1), "the second one never said that it ended"
+    third = Starts(tmp_path)
+    assert (third.counts, third.unclean) == ((3, 1), True), "the second one never said that it ended"
 
 
 def test_a_file_that_cannot_be_read_costs_the_count(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ class Rig:
         self.transport = FakeTransport()
         self.start()
 
-    def start(self) -> None:
+    def start(self, *, unclean: bool = False) -> None:
         make_it = make_pipeline if self.in_parts else make
         self.onlooker = Onlooker()
         self.journal = Journal(self.directory, self.settings.journal)
@@ -189,13 +189,14 @@ class Rig:
             log=structlog.get_logger(),
             onlooker=self.onlooker,
         )
-        self.worker.restore()
+        self.worker.restore(unclean=unclean)
 
-    def crash(self) -> None:
-        """What is not on disk is gone; the broker sends again what was not acknowledged."""
+    def crash(self, *, unclean: bool = False) -> None:
+        """What is not on disk is gone; the broker sends again what was not acknowledged. unclean: as the next start is
+        told; most tests look at what has to come again even if it is not."""
         self.journal.close()
         self.transport.unacknowledged.clear()
-        self.start()
+        self.start(unclean=unclean)
 
     def settle(self, seconds: float = 0.3) -> None:
         """Steps until nothing moves, then time for a commit, then again."""
@@ -614,6 +615,7 @@ def test_states_go_out_again_to_a_broker_that_has_forgotten_them(rig: Rig) -> No
     for asset in "abcdef":
         for cycle in range(1, 5):
             rig.transport.put(reading(cycle, 10.0), asset)
+    rig.worker.alarm("reload_refused", active=True)
     rig.settle()
     rig.transport.sent.clear()
     rig.transport.new_session = True
@@ -623,6 +625,7 @@ def test_states_go_out_again_to_a_broker_that_has_forgotten_them(rig: Rig) -> No
     states = [json.loads(m.payload)["state"] for m in rig.transport.sent if m.topic.endswith("/a/low")]
     assert states == ["active"] * 6
     assert rig.transport.events() == []
+    assert [m.topic for m in rig.transport.sent].count("out/d/reload_refused") == 1
 
 
 def test_a_daemon_that_is_killed_again_while_it_catches_up_leaves_no_retained_state_behind(tmp_path: Path) -> None:
@@ -696,6 +699,20 @@ def test_after_a_crash_in_a_long_lag_only_what_may_have_been_published_goes_out_
     )
     assert unretained == list(range(3, pledged + 1))
     assert retained == list(range(pledged + 1, 60))
+
+
+def test_every_state_goes_out_again_after_an_end_that_was_none_as_the_broker_may_have_ended_so_too(rig: Rig) -> None:
+    for cycle in range(1, 5):
+        rig.transport.put(reading(cycle, 10.0))
+    rig.settle(6.0)
+    rig.settle(6.0)
+    for unclean in (False, True):
+        rig.transport.sent.clear()
+        rig.crash(unclean=unclean)
+        rig.settle(6.0)
+        assert [(p["cycle"], p["retain"]) for p in rig.transport.predictions()] == [(4, True)] * unclean
+        assert [m.retain for m in rig.transport.sent if m.topic.endswith("/a/low")] == [True] * unclean
+        assert rig.transport.events() == []
 
 
 def test_states_that_were_owed_to_a_new_session_go_out_after_a_restart(rig: Rig) -> None:

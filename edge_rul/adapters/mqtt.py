@@ -32,6 +32,7 @@ from edge_rul.adapters.mqtt_filters import Filters
 from edge_rul.adapters.mqtt_inbox import Inbox, Received
 from edge_rul.adapters.mqtt_loop import Client, Loop
 from edge_rul.adapters.mqtt_outbox import Outbox
+from edge_rul.adapters.mqtt_retained import Unsaved
 from edge_rul.adapters.mqtt_tls import hint as tls_hint
 from edge_rul.config import Limits, Mqtt
 from edge_rul.core.command import ReplyTo
@@ -71,6 +72,8 @@ class MqttTransport:
         self._awake = False
         self._inbox = Inbox(limits.inbox_messages, limits.inbox_bytes)
         self._outbox = Outbox(self._publish, settings.in_flight)
+        self._unsaved = Unsaved()
+        self._resumed = 0  # the connection on which what may have been lost went out again
         self._online: paho.MQTTMessageInfo | None = None
         self._renewing = False
         self._connection = 0
@@ -226,9 +229,14 @@ class MqttTransport:
             self.refused += 1
             self._faults.fault("publish_refused", reason, time.monotonic(), level="error", topic=message.topic)
         if self.connected:
+            if self._resumed != self._connection:
+                self._resumed = self._connection
+                for message in self._unsaved.again(self._outbox.topics):
+                    self._outbox.put(message)
             self._outbox.fill()
 
     def _publish(self, message: Message) -> int:
+        self._unsaved.sent(message, time.monotonic())
         properties = self._correlated(message.correlation) if message.correlation else None
         topic, payload = message.topic, message.payload
         return self._client.publish(topic, payload, qos=1, retain=message.retain, properties=properties).mid

@@ -43,6 +43,11 @@ class Outbox:
         """The seq of the oldest message that was not handed over yet, or None."""
         return self._waiting[0].seq if self._waiting else None
 
+    @property
+    def topics(self) -> set[str]:
+        """Of all that waits, in flight or not."""
+        return {message.topic for message in (*self._in_flight.values(), *self._waiting)}
+
     def put(self, message: Message) -> None:
         self._waiting.append(message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -272,6 +273,40 @@ def test_messages_wait_for_a_broker_that_is_down(tmp_path: Path) -> None:
         peer = Peer(broker.port, "out/#")
         until(made, lambda: made.backlog == 0)
         until(made, lambda: len({t for t, _, _ in peer.heard}) == 10)
+        peer.close()
+    again.process.terminate()
+    again.process.wait(10)
+
+
+def test_what_a_killed_broker_had_not_saved_is_retained_again_and_nothing_goes_backwards(tmp_path: Path) -> None:
+    """It kept our session, so that nothing else would tell."""
+    saved = tmp_path / "mosquitto.db"
+    settings = f"allow_anonymous true\npersistence true\npersistence_location {tmp_path}/\nautosave_interval 0"
+    broker = start_mosquitto(tmp_path, settings)
+    with transport(broker.port) as made:
+        until(made, lambda: made.subscribed)
+        made.new_session = False
+        made.send([Message(f"out/{name}", b"saved", True, 1) for name in "abc"])
+        until(made, lambda: made.backlog == 0)
+        broker.process.send_signal(signal.SIGUSR1)
+        until(made, lambda: saved.exists() and b"saved" in saved.read_bytes())
+        made.send([Message(f"out/{name}", b"newer", True, 2) for name in "ab"])
+        made.send([Message("out/c", b"", True, 2), Message("out/once", b"newer", False, 2)])
+        until(made, lambda: made.backlog == 0)
+        broker.process.kill()
+        broker.process.wait(10)
+        until(made, lambda: not made.connected)
+        made.send([Message("out/a", b"newest", True, 3)])
+        again = start_mosquitto(tmp_path, settings, broker.port)
+        peer = Peer(broker.port, "out/#")
+        until(made, lambda: made.subscribed and made.backlog == 0)
+        assert not made.new_session
+        peer.publish("out/end", b"")
+        until(made, lambda: peer.heard[-1][0] == "out/end")
+        peer.close()
+        peer = Peer(broker.port, "out/#")
+        until(made, lambda: len(peer.heard) == 2)
+        assert set(peer.heard) == {("out/a", b"newest", True), ("out/b", b"newer", True)}
         peer.close()
     again.process.terminate()
     again.process.wait(10)
