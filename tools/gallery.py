@@ -33,7 +33,7 @@ from edge_rul.training.windows import Windows, full_windows, joined
 
 BATCH, CHUNK = 64, 4096
 LIVES = 4  # drawn of each bundle
-POINTS = 300  # of a life, about
+POINTS = 150  # of a life, about
 BLUE, RED, GREY = "#1f5f99", "#b3261e", "#8a8a8a"
 STYLE: Any = {
     "axes.spines.top": False,
@@ -134,7 +134,8 @@ def detection(shown: Answers, settings: DetectionSettings, seconds_per_cycle: fl
     axis.set(xlim=(settings.horizon, -0.08 * settings.horizon), ylim=(0, 1))
     axis.set(xlabel=f"{unit} before the failure", ylabel=f"share of {len(failures)} failures with an alarm")
     if told.points:  # there are windows far from any failure
-        axis.legend(title=f"AUC of windows {told.auc:.2f}" if told.auc is not None else None, loc="upper left")
+        auc = "" if told.auc is None else f"AUC of windows {told.auc:.2f}; "
+        axis.legend(title=f"{auc}bars: 95% intervals", loc="upper left")
     return figure
 
 

@@ -165,10 +165,14 @@ def plot(runs: Runs, unit: str, path: Path) -> None:
         for run in own:
             axes.plot(run.updates, run.rmse, color=colour, alpha=0.2, linewidth=0.8)
         if own:
-            shortest = min(len(run.rmse) for run in own)
-            middle = np.median([run.rmse[:shortest] for run in own], axis=0)
-            axes.plot(own[0].updates[:shortest], middle, color=colour, linewidth=2, label=f"{label}, {len(own)} runs")
+            # An epoch has fewer updates where the engine that is left out has more windows.
+            first, last = max(run.updates[0] for run in own), min(run.updates[-1] for run in own)
+            updates = np.arange(first, last + 1)
+            middle = np.median([np.interp(updates, run.updates, run.rmse) for run in own], axis=0)
+            axes.plot(updates, middle, color=colour, linewidth=2, label=f"{label}, median of {len(own)} runs")
     axes.set(xlabel="optimiser updates", ylabel=f"RMSE of the engine left out, {unit}", yscale="log")
+    axes.set_yticks([3, 5, 7, 10, 15, 20], labels=["3", "5", "7", "10", "15", "20"])
+    axes.minorticks_off()
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)

@@ -3,8 +3,8 @@
     python tools/pool_folds.py bundles/wind_0 bundles/wind_1 bundles/wind_2 bundles/wind_3 --data DIR [--out FILE.json]
 
 Every limit of the predicted RUL is one for all folds, as if one model had answered. Prints the figures, the mean's and
-the trees' beside the network's, and each failure by itself: how far ahead it was told at each share of false alarms,
-and which were not told.
+the trees' beside the network's, and with --each every life that failed by itself: how far it was off, how far ahead the
+failure was told at each share of false alarms, and which were not told. One bundle will do.
 
 Owns what is pooled. Which windows are judged, who answers and the formulas stand in the package.
 """
@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,7 +28,8 @@ from edge_rul.errors import EXIT_OK, ConfigError, EdgeRulError
 from edge_rul.training.detection import Detection, DetectionSettings, detect
 from edge_rul.training.evaluate import Judged, dataset_of, gather
 from edge_rul.training.metrics import Scores, scores
-from edge_rul.training.windows import Windows, class_of, joined, labels
+from edge_rul.training.table import Mask
+from edge_rul.training.windows import Labels, Windows, class_of, joined, labels
 
 
 class Fold(NamedTuple):
@@ -39,13 +40,16 @@ class Fold(NamedTuple):
     mean: float | None
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """One life that was seen to fail. told: RUL left at the first alarm within the horizon, at each share of false
-    alarms that was asked for; None: no alarm."""
+class Life(msgspec.Struct, frozen=True):
+    """One life that was seen to fail. mean_rmse: of always answering the mean of what taught its bundle. told: RUL left
+    at the first alarm within the horizon, at each share of false alarms that was asked for; None: no alarm."""
 
     asset: str
     life: int
     windows: int
+    rmse: float
+    mean_rmse: float | None
+    tree_rmse: dict[str, float]
     told: list[float | None]
 
 
@@ -61,7 +65,7 @@ class Pooled(msgspec.Struct, frozen=True):
     trees: dict[str, Scores]
     detection: Detection | None
     tree_detection: dict[str, Detection]
-    failures: list[Failure]
+    failures: list[Life]
 
 
 def pool(folds: Sequence[Fold]) -> Pooled:
@@ -87,11 +91,9 @@ def pool(folds: Sequence[Fold]) -> Pooled:
 
     rul = together([fold.judged.rul for fold in folds])
     trees = {f: together([fold.judged.trees[f] for fold in folds]) for f in folds[0].judged.trees}
-    known = ~true.is_lower_bound
     mean = None
     if all(fold.mean is not None for fold in folds):
-        of_fold = together([np.full(len(f.judged.windows), f.mean, np.float32) for f in folds])  # (N,)
-        mean = float(np.sqrt(np.mean((of_fold - true.rul)[known].astype(np.float64) ** 2)))
+        mean = together([np.full(len(f.judged.windows), f.mean, np.float32) for f in folds])  # (N,)
     by = settings.detection
     detection = None if by is None else told(rul, by)
     return Pooled(
@@ -99,26 +101,40 @@ def pool(folds: Sequence[Fold]) -> Pooled:
         unit=manifest.rul.unit,
         lives=len(np.unique(windows.first)),
         windows=len(windows),
-        mean_rmse=mean,
+        mean_rmse=None if mean is None else _rmse(mean, true, ~true.is_lower_bound),
         network=figures(rul, together([fold.judged.logits for fold in folds])),
         trees={f: figures(answer, one_hot[class_of(answer, manifest.classes)]) for f, answer in trees.items()},
         detection=detection,
         tree_detection={} if by is None else {f: told(answer, by) for f, answer in trees.items()},
-        failures=[] if detection is None else failures(windows, rul, detection),
+        failures=failures(windows, true, rul, mean, trees, detection),
     )
 
 
-def failures(windows: Windows, rul: Array, detection: Detection) -> list[Failure]:
+def _rmse(rul: Array, true: Labels, here: Mask) -> float:
+    return float(np.sqrt(np.mean((rul - true.rul)[here].astype(np.float64) ** 2)))
+
+
+def failures(
+    windows: Windows, true: Labels, rul: Array, mean: Array | None, trees: dict[Any, Array], detection: Detection | None
+) -> list[Life]:
     """Each life that was seen to fail, with the alarms at the detection's limits."""
-    left = windows.table.rul[windows.last]  # (N,)
-    near = ~windows.table.is_lower_bound[windows.last] & (left <= detection.horizon)  # (N,)
+    table, left = windows.table, windows.table.rul[windows.last]  # (N,)
+    points, horizon = ([], 0.0) if detection is None else (detection.points, detection.horizon)
     found = []
-    for first in np.unique(windows.first[near]).tolist():
-        own = near & (windows.first == first)
-        leads = [left[own & (rul <= point.limit)] for point in detection.points]
-        ahead = [round(float(lead.max()), 2) if len(lead) else None for lead in leads]
-        table = windows.table
-        found.append(Failure(str(table.asset[first]), int(table.life[first]), int(own.sum()), ahead))
+    for first in np.unique(windows.first[~table.is_lower_bound[windows.last]]).tolist():
+        own = windows.first == first  # (N,)
+        leads = [left[own & (left <= horizon) & (rul <= point.limit)] for point in points]
+        found.append(
+            Life(
+                str(table.asset[first]),
+                int(table.life[first]),
+                int(own.sum()),
+                _rmse(rul, true, own),
+                None if mean is None else _rmse(mean, true, own),
+                {f: _rmse(answer, true, own) for f, answer in trees.items()},
+                [round(float(lead.max()), 2) if len(lead) else None for lead in leads],
+            )
+        )
     return found
 
 
@@ -146,8 +162,11 @@ def as_text(pooled: Pooled, *, each: bool) -> str:
             )
     if each:
         for f in pooled.failures:
-            told = ", ".join("none" if t is None else f"{t:.1f}" for t in f.told)
-            lines.append(f"{f.asset}, life {f.life}: {unit} ahead {told}")
+            others = {**({} if f.mean_rmse is None else {"mean": f.mean_rmse}), **f.tree_rmse}
+            line = ", ".join(f"{name} {rmse:.2f}" for name, rmse in {"network": f.rmse, **others}.items())
+            told = ", ".join("not told" if t is None else f"{t:.1f}" for t in f.told)
+            ahead = f"; {unit} ahead: {told}" if f.told else ""
+            lines.append(f"{f.asset}, life {f.life}, {f.windows} windows: RMSE {line}{ahead}")
     return "\n".join(lines)
 
 

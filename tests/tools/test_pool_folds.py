@@ -65,12 +65,13 @@ def test_folds_are_judged_as_one_with_one_limit(bundle: bundles.Bundle) -> None:
         drives("fa", "ha", "fb", "hb"), np.concatenate([low, high]), DETECTION, "days", 86400
     )
     assert [p.found for p in pooled.detection.points] == [1, 2]  # type: ignore[union-attr]
-    assert [(f.asset, f.windows, f.told) for f in pooled.failures] == [("fa", 4, [2, 2]), ("fb", 4, [None, 1])]
+    assert [(f.asset, f.windows, f.told) for f in pooled.failures] == [("fa", 10, [2, 2]), ("fb", 10, [None, 1])]
+    assert pooled.failures[1].rmse == pytest.approx(np.sqrt(np.mean((high[:10] - LEFT) ** 2)))
     # The mean of each fold's own training: 4 and 6, of RUL 9 to 0 in each; RUL is known of the two that failed.
     errors = np.concatenate([4 - LEFT, 6 - LEFT])
     assert pooled.mean_rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
     assert pooled.trees["last value, slope"].rmse == pytest.approx(np.sqrt(np.mean((5 - LEFT) ** 2)))
-    assert "fb, life 0: days ahead none, 1.0" in pool_folds.as_text(pooled, each=True)
+    assert "days ahead: not told, 1.0" in pool_folds.as_text(pooled, each=True)
 
 
 def test_a_life_that_two_bundles_judge_is_refused(bundle: bundles.Bundle) -> None:
