@@ -152,13 +152,15 @@ class AssetSettings(_Settings, frozen=True):
 
 class WindowSettings(_Settings, frozen=True):
     """max_late: readings of an asset that may be newer than one that still comes; the window's length by default, and 0
-    counts late readings as lost. max_gap: missing cycles in a row that the reading before stands in for.
-    seconds_per_cycle: how long a cycle is, for readings without a number. allow_undeduplicated: take readings at QoS 1
-    that have neither number nor time, although one that comes again is then counted twice. parts_within: seconds from a
-    reading's first part to the last one, where each sensor sends its own."""
+    counts late readings as lost. max_gap: missing cycles in a row that the reading before stands in for. beyond_gap:
+    whether a window spans a longer gap as if it were not there, or begins anew behind it. seconds_per_cycle: how long a
+    cycle is, for readings without a number. allow_undeduplicated: take readings at QoS 1 that have neither number nor
+    time, although one that comes again is then counted twice. parts_within: seconds from a reading's first part to the
+    last one, where each sensor sends its own."""
 
     max_late: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
     max_gap: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    beyond_gap: Literal["span", "restart"] = "span"
     seconds_per_cycle: Annotated[float, msgspec.Meta(ge=0.001, le=10**9)] | None = None
     allow_undeduplicated: bool = False
     parts_within: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 10.0

@@ -44,10 +44,10 @@ class FakeTransport:
         self.hold = False  # the broker acknowledges nothing
         self._mid = 0
 
-    def put(self, payload: Any, asset: str = "x", qos: int = 1) -> int:
+    def put(self, payload: Any, asset: str = "x", qos: int = 1, topic: str = "") -> int:
         self._mid += 1
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        self.inbox.append(Received(f"in/{asset}", data, qos, self._mid, 1))
+        self.inbox.append(Received(topic or f"in/{asset}", data, qos, self._mid, 1))
         return self._mid
 
     def command(self, command: str, asset: str, **fields: Any) -> None:
@@ -804,29 +804,44 @@ Action = tuple[str, int]
             st.sampled_from(["send", "send", "send", "step", "commit", "hold", "release", "crash"]), st.integers(0, 2)
         ),
         max_size=60,
-    )
+    ),
+    known_by=st.sampled_from(["cycle", "time", "parts"]),
 )
 def test_a_crash_anywhere_loses_no_answer_and_no_event_and_counts_no_cycle_twice(
-    tmp_path_factory: pytest.TempPathFactory, actions: list[Action]
+    tmp_path_factory: pytest.TempPathFactory, actions: list[Action], known_by: str
 ) -> None:
-    """Against a run without crashes: the same predictions and the same alarm events, each at least once."""
-    crashing, quiet = (Rig(tmp_path_factory.mktemp("s"), limits=Limits(outbox=6, tail=7)) for _ in range(2))
-    sent: list[tuple[str, dict[str, Any]]] = []
+    """Against a run without crashes: the same predictions and the same alarm events, each at least once.
+
+    known_by: readings have a number, a time alone, or come in two parts, of which each is sent by itself.
+    """
+    limits, in_parts = Limits(outbox=6, tail=7), known_by == "parts"
+    crashing, quiet = (Rig(tmp_path_factory.mktemp("s"), limits=limits, in_parts=in_parts) for _ in range(2))
+    sent: list[tuple[str, dict[str, Any]]] = []  # topic, payload
     cycles = [0, 0, 0]
+    begun = [False, False, False]  # the second part is still to come
     owed: dict[int, tuple[str, dict[str, Any]]] = {}  # what the broker still has: not acknowledged
 
-    def put(rig: Rig, asset: str, payload: dict[str, Any]) -> None:
-        mid = rig.transport.put(payload, asset)
+    def put(rig: Rig, topic: str, payload: dict[str, Any]) -> None:
+        mid = rig.transport.put(payload, topic=topic)
         if rig is crashing:
-            owed[mid] = (asset, payload)
+            owed[mid] = (topic, payload)
+
+    def next_message(number: int) -> tuple[str, dict[str, Any]]:
+        if not begun[number]:
+            cycles[number] += 1
+        cycle = cycles[number]
+        rul = (10.0 if cycle % 7 in (3, 4, 5) else 60.0) + number
+        whole = reading(cycle, rul, ts=NOW + 10 * cycle)
+        if known_by == "parts":
+            begun[number] = not begun[number]
+            sensor, value = ("p", rul) if begun[number] else ("q", 0.5)
+            return f"parts/a{number}/{sensor}", {"cycle": cycle, "value": value}
+        return f"in/a{number}", whole if known_by == "cycle" else {**whole, "cycle": None}
 
     for action, number in actions:
         if action == "send":
-            cycles[number] += 1
-            rul = 10.0 if cycles[number] % 7 in (3, 4, 5) else 60.0
-            message = (f"a{number}", reading(cycles[number], rul + number, ts=NOW + len(sent)))
-            sent.append(message)
-            put(crashing, *message)
+            sent.append(next_message(number))
+            put(crashing, *sent[-1])
         elif action == "step":
             crashing.worker.step()
         elif action == "commit":
@@ -839,8 +854,8 @@ def test_a_crash_anywhere_loses_no_answer_and_no_event_and_counts_no_cycle_twice
             crashing.transport.inbox.clear()
             crashing.crash()
             again, owed = list(owed.values()), {}
-            for asset, payload in again:
-                put(crashing, asset, payload)
+            for message in again:
+                put(crashing, *message)
     crashing.transport.hold = False
     crashing.settle(6.0)
     crashing.settle(6.0)

@@ -34,7 +34,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 # From version -> statements that lead to the next one; each step is one transaction. A file of a version that is not
 # here, such as a newer program's, is refused. A step may hold no statement: then what is new are kinds of entries,
 # which an older program must refuse to read.
-# 2: refused messages; commands with who and why. 3: readings without a number.
+# 2: refused messages; commands with who and why. 3: readings without a number, parts of readings.
 _MIGRATIONS: dict[int, tuple[str, ...]] = {1: (), 2: ()}
 _CHECKED = ("meta", "marks", "alarms", "snapshots")
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # what a restart may find mended

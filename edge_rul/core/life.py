@@ -371,6 +371,7 @@ class Lives:
         window = self._rings.window_at(life.row, position)
         answers = [self._answer(life, position, window)] if window else []
         held_too_long = window is None and self._rings.filled(life.row, position) == self._rings.window
+        life.full = life.full and (window is not None or held_too_long)  # it may begin anew behind a gap
         gap = self._rings.gap(life.row, position)
         return Applied(life.number, reading.cycle, ended, gap, held_too_long=held_too_long, answers=answers)
 

@@ -62,14 +62,15 @@ class Pipeline:
         max_gap: int = 0,
         max_hold: Sequence[int | None] = (),
         seconds_per_cycle: float | None = None,
+        restart: bool = False,
         ranges: Ranges | None = None,
         stale_after: float | None = None,
         parts_within: float = 10.0,
     ) -> None:
         """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
         row that may be held. max_hold: for each input, readings in a row for which a window may hold it.
-        seconds_per_cycle: see `Rings`. ranges: what values may be. stale_after: seconds without a reading after which
-        an asset is stale; None lets none be. parts_within: seconds in which the parts of a reading come."""
+        seconds_per_cycle, restart: see `Rings`. ranges: what values may be. stale_after: seconds without a reading
+        after which an asset is stale; None lets none be. parts_within: seconds in which the parts of a reading come."""
         self._window = window
         self._silences = Silences(stale_after)
         self._deadlines = Deadlines(parts_within)
@@ -84,6 +85,7 @@ class Pipeline:
             max_hold=max_hold,
             changes=transform.changes,
             seconds_per_cycle=seconds_per_cycle,
+            restart=restart,
         )
         self.lives = Lives(self._rings, max_assets, ranges)
         self._builder = Builder(max_batch, transform)

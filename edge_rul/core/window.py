@@ -57,9 +57,11 @@ class Rings:
         max_hold: Sequence[int | None] = (),
         changes: bool = False,
         seconds_per_cycle: float | None = None,
+        restart: bool = False,
     ) -> None:
         """max_late: readings that may be newer than a late one. max_gap: cycles that may be held. max_hold: for each
         input, readings in a row for which a full window may hold it. changes: give the reading before each one too.
+        restart: a window begins behind a longer gap, instead of spanning it as if it were not there.
         seconds_per_cycle: of readings that are keyed by time; None: each is the next cycle, whenever it comes."""
         self.window = window
         self.inputs = inputs
@@ -67,6 +69,7 @@ class Rings:
         self.max_gap = max_gap
         self._max_hold = np.array([window if limit is None else limit for limit in max_hold or [None] * inputs])  # (F,)
         self._changes = changes
+        self._restart = restart
         self._cycle_ms = math.inf if seconds_per_cycle is None else seconds_per_cycle * 1000
         self._size = window + max_late + max_gap + 1  # so that a reading lies before each window of a full ring
         self._values = np.zeros((_FIRST_ROWS, self._size, inputs), np.float32)  # (N, R, F), NaN where missing
@@ -150,7 +153,9 @@ class Rings:
 
     def filled(self, row: int, position: int) -> int:
         """How many of the T rows there are that end at `position`, whatever they hold."""
-        return self.window if position + 1 >= self.window else len(self._rows(row, position))
+        if position + 1 >= self.window and not self._restart:
+            return self.window
+        return len(self._rows(row, position))
 
     def window_at(self, row: int, position: int) -> Window | None:
         """The window that ends at `position`; None while there are fewer than T rows, or where they hold an input for
@@ -219,12 +224,15 @@ class Rings:
 
     def _rows(self, row: int, position: int) -> Index:
         """(at most T,) which reading each row of the window shows; one of a short gap shows the reading before it."""
-        if self.max_gap == 0:
+        if self.max_gap == 0 and not self._restart:
             return np.arange(max(0, position + 1 - self.window), position + 1)
         gaps = self._apart(row, position)[1:] - 1  # (position,)
         times = np.ones(position + 1, np.int64)
         times[:-1] += np.where(gaps <= self.max_gap, gaps, 0)
-        return np.repeat(np.arange(position + 1), times)[-self.window :]
+        rows = np.repeat(np.arange(position + 1), times)
+        if self._restart and len(long := np.flatnonzero(gaps > self.max_gap)):
+            rows = rows[rows > long[-1]]
+        return rows[-self.window :]
 
     def dump(self, row: int) -> tuple[bytes, bytes, bytes, bytes]:
         """The row's cycles, times, revisions and values, little-endian."""

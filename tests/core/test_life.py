@@ -22,8 +22,8 @@ NAN = float("nan")
 class Bench:
     """Lives and rings of a small window, fed with one asset's readings."""
 
-    def __init__(self, limit: int = 10, max_late: int = 3, max_gap: int = 0) -> None:
-        self.rings = Rings(T, F, max_late=max_late, max_gap=max_gap)
+    def __init__(self, limit: int = 10, max_late: int = 3, max_gap: int = 0, *, restart: bool = False) -> None:
+        self.rings = Rings(T, F, max_late=max_late, max_gap=max_gap, restart=restart)
         self.lives = Lives(self.rings, limit)
 
     def feed(
@@ -85,6 +85,22 @@ def test_a_short_gap_is_held_and_never_due_itself() -> None:
     assert bench.newest() == [[1, -1], [1, -1], [1, -1], [4, -4]]
     assert answers(bench.feed(8)) == [(8, 0, True)]  # a gap of three is too long to hold
     assert bench.newest() == [[1, -1], [1, -1], [4, -4], [8, -8]]
+
+
+def test_beyond_a_longer_gap_the_window_begins_anew_where_it_shall_until_a_late_reading_closes_it() -> None:
+    bench = Bench(max_gap=1, restart=True)
+    for cycle in (1, 2, 3, 5):
+        bench.feed(cycle)
+    after = accepted(bench.feed(8))
+    assert (after.gap, after.answers) == (2, [])
+    assert after.standing is not None
+    assert after.standing.readings == 1
+    late = accepted(bench.feed(6))
+    assert answers(late) == [(6, 0, False), (8, 0, True)]
+    assert [a.window.readings.values[:, 0].tolist() for a in late.answers] == [[3, 3, 5, 6], [5, 6, 6, 8]]
+    assert late.standing is not None
+    assert late.standing.readings == T
+    assert accepted(bench.feed(9)).standing is None
 
 
 def test_a_late_reading_is_put_in_its_place_and_what_it_touches_is_due_again() -> None:
@@ -240,8 +256,11 @@ def test_extreme_cycle_numbers(first: int) -> None:
 Sent = tuple[int, int, tuple[float, float]]  # cycle, time, values
 
 
-def oracle(lives: list[list[Sent]], max_gap: int) -> dict[tuple[int, int], list[list[float]]]:
-    """Windows by (life, cycle): missing values and short gaps filled forward over each life, then slid over."""
+def oracle(lives: list[list[Sent]], max_gap: int, *, restart: bool = False) -> dict[tuple[int, int], list[list[float]]]:
+    """Windows by (life, cycle): missing values and short gaps filled forward over each life, then slid over.
+
+    restart: what comes before a longer gap is not in a window after it.
+    """
     windows = {}
     for number, life in enumerate(lives):
         rows: list[tuple[int | None, list[float]]] = []
@@ -250,6 +269,7 @@ def oracle(lives: list[list[Sent]], max_gap: int) -> dict[tuple[int, int], list[
                 last, before = next((c, v) for c, v in reversed(rows) if c is not None)
                 gap = cycle - last - 1
                 rows += [(None, before)] * (gap if gap <= max_gap else 0)
+                rows = [] if restart and gap > max_gap else rows
                 filled = [b if np.isnan(v) else v for v, b in zip(values, before, strict=True)]
             else:
                 filled = list(values)
@@ -281,16 +301,21 @@ def histories(draw: st.DrawFn) -> tuple[list[list[Sent]], list[Sent]]:
 
 
 @settings(max_examples=300)
-@given(history=histories(), repeats=st.lists(st.integers(0, 50), max_size=20), max_gap=st.integers(0, 3))
+@given(
+    history=histories(),
+    repeats=st.lists(st.integers(0, 50), max_size=20),
+    max_gap=st.integers(0, 3),
+    restart=st.booleans(),
+)
 def test_final_revisions_equal_sliding_windows_over_the_cleaned_series(
-    history: tuple[list[list[Sent]], list[Sent]], repeats: list[int], max_gap: int
+    history: tuple[list[list[Sent]], list[Sent]], repeats: list[int], max_gap: int, restart: bool
 ) -> None:
     lives, order = history
     # A life whose first cycle is not below the one before it cannot be told from its continuation.
     for before, after in pairwise(lives):
         oldest_in_ring = before[-(T + 3 + max_gap + 1) :][0][0]
         assume(after[0][0] < before[-1][0] and after[0][0] <= oldest_in_ring)
-    bench = Bench(max_late=3, max_gap=max_gap)
+    bench = Bench(max_late=3, max_gap=max_gap, restart=restart)
     found: dict[tuple[int, int], tuple[int, list[list[float]]]] = {}
     for index, (cycle, time, values) in enumerate(order):
         result = bench.feed(cycle, time=time, values=values)
@@ -301,7 +326,7 @@ def test_final_revisions_equal_sliding_windows_over_the_cleaned_series(
         if index < len(repeats):
             again = order[repeats[index] % (index + 1)]
             assert isinstance(bench.feed(*again), Reason)
-    assert {key: window for key, (_, window) in found.items()} == oracle(lives, max_gap)
+    assert {key: window for key, (_, window) in found.items()} == oracle(lives, max_gap, restart=restart)
 
 
 @settings(max_examples=100)
