@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 from browser import browser
 from page_fleet import serving
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from edge_rul.errors import EXIT_OK
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
                     )
                     driver.get(server.url + path)
+                    WebDriverWait(driver, 30).until(lambda d: d.find_element(By.ID, "state").text == "Live")
                     file = args.out / f"{name}-{scheme}.png"
                     driver.save_screenshot(str(file))
                     print(file)
