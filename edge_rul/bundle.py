@@ -98,7 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Everything about a bundle that a person or the daemon has to know. All numbers in raw units.
 
     features: what the model sees of the inputs, in its order; every input as it is, where left out. smooth: along the
-    window's time, after the normaliser.
+    window's time, after the normaliser. seconds_per_cycle: as long a cycle was in training, where that is told.
     """
 
     schema: str
@@ -117,6 +117,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     interval: IntervalTable | None = None  # how far the true RUL may lie from the predicted one; None: not calibrated
     features: list[Feature] | None = None
     smooth: Smoothing | None = None
+    seconds_per_cycle: float | None = None
 
     @property
     def seen(self) -> list[Feature]:
@@ -147,6 +148,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             (self.schema != SCHEMA, f"schema is {self.schema!r}, this version reads {SCHEMA!r}"),
             (len(set(names)) != len(names), f"inputs name a sensor twice: {names}"),
             (self.window < 1, f"window is {self.window}, expected at least 1"),
+            (
+                self.seconds_per_cycle is not None and self.seconds_per_cycle < 1e-3,
+                f"seconds_per_cycle is {self.seconds_per_cycle}, expected at least 0.001",
+            ),
             (self.rul.max <= 0, f"rul.max is {self.rul.max}, expected above 0"),
             (
                 not len(self.seen) == self.network.c_in == self.normaliser.width,

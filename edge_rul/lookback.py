@@ -76,7 +76,7 @@ class Scorer:
             max_gap=windows.max_gap,
             max_hold=[i.max_hold for i in manifest.inputs],
             changes=self._transform.changes,
-            seconds_per_cycle=windows.seconds_per_cycle,
+            seconds_per_cycle=windows.seconds_per_cycle or manifest.seconds_per_cycle,
             restart=windows.beyond_gap == "restart",
         )
         self._ranges = manifest.ranges

@@ -104,6 +104,7 @@ def unlike(old: Manifest, new: Manifest) -> str:
         ("inputs", [i.name for i in new.inputs], [i.name for i in old.inputs]),
         ("window", new.window, old.window),
         ("max_hold of the inputs", [i.max_hold for i in new.inputs], [i.max_hold for i in old.inputs]),
+        ("seconds_per_cycle", new.seconds_per_cycle, old.seconds_per_cycle),
         ("classes", [c.name for c in new.classes], [c.name for c in old.classes]),
         ("RUL's unit", new.rul.unit, old.rul.unit),
         ("need of the reading before", new.transform.changes, old.transform.changes),

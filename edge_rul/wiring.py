@@ -124,7 +124,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         max_assets=settings.limits.assets,
         max_late=settings.windows.max_late,
         max_gap=settings.windows.max_gap,
-        seconds_per_cycle=settings.windows.seconds_per_cycle,
+        seconds_per_cycle=settings.windows.seconds_per_cycle or manifest.seconds_per_cycle,
         restart=settings.windows.beyond_gap == "restart",
         max_hold=[i.max_hold for i in manifest.inputs],
         ranges=manifest.ranges,

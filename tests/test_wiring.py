@@ -13,7 +13,7 @@ import pytest
 from bundles import bundle_parts
 from edge_rul import bundle as bundles
 from edge_rul.bundle import Golden
-from edge_rul.config import InputSettings, Settings, Topics
+from edge_rul.config import InputSettings, Settings, Topics, WindowSettings
 from edge_rul.core.features import Feature, Readings
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.smooth import Line
@@ -57,8 +57,10 @@ def bundle(tmp_path: Path) -> bundles.Bundle:
     return bundles.write(tmp_path / "b", **parts())
 
 
-def corridor(bundle: bundles.Bundle, **inputs: InputSettings) -> Pipeline:
-    settings = Settings(bundle="b", topics=Topics(readings=["in/{asset}"]), inputs=inputs)
+def corridor(bundle: bundles.Bundle, windows: WindowSettings | None = None, **inputs: InputSettings) -> Pipeline:
+    settings = Settings(
+        bundle="b", topics=Topics(readings=["in/{asset}"]), inputs=inputs, windows=windows or WindowSettings()
+    )
     with open_engine("onnxruntime", bundle) as engine:  # which computes the golden windows
         return build_pipeline(settings, bundle, engine, build_outgoing(settings), "j")
 
@@ -80,6 +82,22 @@ def test_the_bundle_says_what_becomes_of_missing_and_impossible_values(bundle: b
     assert not pipeline.dropped
     assert pipeline.counts["readings"] == 8
     assert (pipeline.counts["invalid_values"], pipeline.counts["held_too_long"]) == (1, 1)
+
+
+def test_a_cycle_is_as_long_as_the_configuration_says_or_else_the_bundle(tmp_path: Path) -> None:
+    made = bundle_parts()
+    made["fields"]["seconds_per_cycle"] = 10.0
+    bundle = bundles.write(tmp_path / "b", **made)
+    for windows, gaps in ((WindowSettings(), 3), (WindowSettings(seconds_per_cycle=20), 1)):
+        pipeline, tail = corridor(bundle, windows), Tail(100)
+        for second in (0, 10, 50):
+            payload = json.dumps({"ts": 1_767_225_600_000 + second * 1000, "values": [1.0, 2.0, 3.0]}).encode()
+            tail.append(
+                [Numbered(tail.last + 1, e) for e in pipeline.decode("in/x", payload, 1_767_225_700_000).entries]
+            )
+        while pipeline.fill(tail, tail.last) is not None:
+            pass
+        assert pipeline.counts["gaps"] == gaps
 
 
 def test_the_configuration_goes_before_the_bundle_for_what_is_missing(bundle: bundles.Bundle) -> None:

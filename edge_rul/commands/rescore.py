@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
     parser.add_argument("--max-gap", type=whole(0), default=0, metavar="N", help="as windows.max_gap (0)")
     parser.add_argument(
-        "--seconds-per-cycle", type=float, metavar="S", help="as windows.seconds_per_cycle, for readings keyed by time"
+        "--seconds-per-cycle", type=float, metavar="S", help="as windows.seconds_per_cycle, the bundle's by default"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with every row")
     parser.add_argument("--out", type=table, metavar="FILE", help="write every row, .csv or .parquet")

@@ -85,6 +85,7 @@ def export(
             "features": None if settings.seen == plain(transform.inputs) else settings.seen,
             "normaliser": transform.normaliser,
             "smooth": settings.smooth,
+            "seconds_per_cycle": settings.dataset.seconds_per_cycle,
             "rul": settings.rul,
             "classes": settings.classes,
             "network": Network(

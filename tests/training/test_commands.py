@@ -180,6 +180,7 @@ def test_another_unit_is_trained_on_the_common_scale_and_folded_back(
     hours = bundles.load(tmp_path / "hours")
     assert np.allclose(hours.golden.rul, 24 * trained.golden.rul, rtol=2e-3, atol=0.1)
     assert hours.manifest.tolerance["float32"].rul == pytest.approx(1e-3 * 960 / 125)
+    assert (hours.manifest.seconds_per_cycle, trained.manifest.seconds_per_cycle) == (86400, None)
 
 
 def test_an_existing_directory_is_not_overwritten(config: Path, engines: Path, tmp_path: Path) -> None:
