@@ -68,10 +68,10 @@ class Record(msgspec.Struct):
     """What is known of one asset.
 
     name: as `str(asset)`. seen: wall seconds of its last message. cycle, time, values: of its newest reading, `values`
-    as the bundle's inputs and NaN where one was missing. answer: None until the first window is full. top: the alarm of
-    the highest priority that is on, one that nobody acknowledged before others; rank: 0 without one, 4 for an urgent
-    one. trend: by how much RUL changed over the last `TREND_CYCLES` of this life; None where there are too few. stale:
-    nothing came for too long.
+    as the bundle's inputs and NaN where one was missing, or each sensor's newest where they send apart. answer: None
+    until the first window is full. top: the alarm of the highest priority that is on, one that nobody acknowledged
+    before others; rank: 0 without one, 4 for an urgent one. trend: by how much RUL changed over the last `TREND_CYCLES`
+    of this life; None where there are too few. stale: nothing came for too long.
     """
 
     asset: Asset
@@ -149,13 +149,17 @@ class Fleet:
         if record is None:
             return
         record.seen, record.stale = wall, False
-        if isinstance(entry, Part):
-            return
         cycle = None if entry.key == "arrival" else entry.cycle
         behind = record.cycle is not None and cycle is not None and cycle < record.cycle
         if behind and (entry.time is None or record.time is None or entry.time <= record.time):
             return
-        record.cycle, record.time, record.values = cycle, entry.time, entry.values.tolist()
+        record.cycle, record.time = cycle, entry.time
+        if isinstance(entry, Reading):
+            record.values = entry.values.tolist()
+        else:
+            values = [*record.values, *[math.nan] * (entry.input + 1 - len(record.values))]
+            values[entry.input] = entry.value
+            record.values = values  # whole at once: the page reads it in another thread
 
     def answered(self, answered: Answered) -> None:
         record = self._record(answered.asset)

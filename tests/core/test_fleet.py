@@ -12,7 +12,7 @@ from edge_rul.core.alarm import Change, State, Status
 from edge_rul.core.answers import Answered
 from edge_rul.core.command import Command
 from edge_rul.core.fleet import Fleet, Query
-from edge_rul.core.payload import Reading
+from edge_rul.core.payload import Part, Reading
 from edge_rul.core.prediction import Quality
 from edge_rul.core.standing import Stale
 from edge_rul.core.topic import Asset
@@ -54,6 +54,13 @@ def test_who_is_in_alarm_comes_first_then_who_has_the_least_life_and_last_who_ha
     assert names(fleet) == ["urgent", "high", "short", "fine", "new"]
     alarm(fleet, "urgent", CRITICAL, State.NORMAL)
     assert names(fleet) == ["high", "short", "urgent", "fine", "new"]
+
+
+def test_an_asset_whose_sensors_send_apart_is_shown_with_the_newest_of_each(fleet: Fleet) -> None:
+    for cycle, number, value in ((1, 1, 5.0), (2, 0, 7.0), (1, 0, 6.0)):
+        fleet.heard(Part(asset("parts"), cycle, None, number, value), 3.0)
+    (record,) = fleet.select(Query(text="parts")).records
+    assert (record.cycle, record.values, record.seen) == (2, [7.0, 5.0], 3.0)
 
 
 def test_what_an_operator_knows_of_comes_behind_and_what_was_shelved_is_no_alarm(fleet: Fleet) -> None:
