@@ -142,7 +142,7 @@ class Worker:
             try:
                 self._pipeline.alarms.load(asset, blob)
                 if self._onlooker is not None:
-                    self._onlooker.alarms(asset, self._pipeline.alarms.states(asset, 0))
+                    self._onlooker.alarms(asset, self._pipeline.alarms.states(asset))
             except (ValueError, msgspec.DecodeError) as e:
                 unreadable.append(f"alarms of {asset}: {e}")
         if unreadable:
@@ -255,7 +255,7 @@ class Worker:
         self._outgoing = outgoing
         if self._onlooker is not None:
             for asset in self._pipeline.lives.assets:
-                self._onlooker.alarms(asset, self._pipeline.alarms.states(asset, 0))
+                self._onlooker.alarms(asset, self._pipeline.alarms.states(asset))
         return True
 
     def _take_in(self, now: float) -> bool:

@@ -701,6 +701,20 @@ def test_after_a_crash_in_a_long_lag_only_what_may_have_been_published_goes_out_
     assert retained == list(range(pledged + 1, 60))
 
 
+def test_the_alarms_of_a_life_that_has_no_window_yet_go_out_again_too(rig: Rig) -> None:
+    for cycle in range(1, 5):
+        rig.transport.put(reading(cycle, 10.0))
+    rig.transport.command("reset", "x")
+    rig.transport.put(reading(1))
+    rig.settle(6.0)
+    rig.transport.sent.clear()
+    rig.transport.new_session = True
+    rig.settle()
+    assert rig.transport.predictions() == []
+    (state,) = [json.loads(m.payload) for m in rig.transport.sent if m.retain and m.topic.endswith("/a/low")]
+    assert (state["state"], state["life"]) == ("normal", 1)
+
+
 def test_every_state_goes_out_again_after_an_end_that_was_none_as_the_broker_may_have_ended_so_too(rig: Rig) -> None:
     for cycle in range(1, 5):
         rig.transport.put(reading(cycle, 10.0))

@@ -175,7 +175,6 @@ def report(chaos: Chaos, verdict: Verdict, args: argparse.Namespace) -> dict[str
         "events_missing": len(verdict.events_missing),
         "events_wrong": len(verdict.events_wrong),
         "retained_wrong": len(verdict.stale),
-        "retained_lost_by_broker": len(verdict.forgotten),
         **{name: counts[name] for name in ("daemon_stops", "delays", "disk_fills")},
         "daemon_exits": len(chaos.daemon.exits),
         "starts_refused": chaos.daemon.refused,
@@ -208,7 +207,7 @@ def main() -> int:
             return EXIT_USAGE
         never_taken = asyncio.run(chaos.run())
         chaos.say("all is quiet: comparing with an offline run, which may take minutes")
-        verdict = judge(chaos.witness, never_taken, args.data, chaos.retained, chaos.killed)
+        verdict = judge(chaos.witness, never_taken, args.data, chaos.retained)
         result: dict[str, int] = report(chaos, verdict, args)
     print(json.dumps(result), flush=True)
     failed = any(result[name] for name in FAILURES)

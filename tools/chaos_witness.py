@@ -32,7 +32,6 @@ from edge_rul.training.evaluate import load_table, predict_windows
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "cmapss_fd001"
 DAEMON, REPLAYER = "chaos-daemon", "chaos-replayer"
 CLOSE = 1e-4  # cycles; what the same window may differ by on one machine and engine
-AUTOSAVE = 6.0  # seconds back to which a killed broker may go: configs/mosquitto.conf saves every 5
 _AT_ONCE = 8192  # windows
 
 
@@ -137,7 +136,7 @@ class Verdict(NamedTuple):
     """predicted: keys answered, of those that had to be. missing: keys without an answer. wrong: (key, answer, offline
     one or None where there was nothing to answer). unstable: keys of which one revision was answered in two ways.
     events: how many had to be published. stale: topics whose retained state at the end is not the offline run's, and
-    that state; forgotten: those that a killed broker may have lost, as nothing was published there since."""
+    that state."""
 
     predicted: int
     missing: list[Key]
@@ -147,14 +146,11 @@ class Verdict(NamedTuple):
     events_missing: list[str]
     events_wrong: list[str]
     stale: dict[str, Any]
-    forgotten: list[str]
 
 
-def judge(
-    witness: Witness, never_taken: Iterable[Key], data: Path, retained: Mapping[str, bytes], killed: Iterable[float]
-) -> Verdict:
+def judge(witness: Witness, never_taken: Iterable[Key], data: Path, retained: Mapping[str, bytes]) -> Verdict:
     """Compare what was answered to the offline run. never_taken: readings that the broker still owes the daemon.
-    retained: what the broker holds at the end. killed: when a broker was killed, monotonic seconds."""
+    retained: what the broker holds at the end."""
     bundle = bundles.load(BUNDLE)
     table = load_table(bundle, data, "test")
     rows = {(f"engine-{int(a):03d}", int(c)): i for i, (a, c) in enumerate(zip(table.asset, table.cycle, strict=True))}
@@ -192,9 +188,6 @@ def judge(
         now = newest.life == lives[asset]
         states[f"edge-rul/{name}/prediction"] = (newest.life, newest.cycle, right[newest]) if now else None
         states[f"edge-rul/{name}/alarm/{chaos_alarms.NAME}"] = state
-    off = [topic for topic, state in states.items() if not _holds(retained.get(topic), state)]
-    # A killed broker goes back to its last save, and tells nobody.
-    forgotten = [t for t in off if any(at - AUTOSAVE < witness.published.get(t, 0.0) <= at + 1 for at in killed)]
     return Verdict(
         len(right) - len(unanswered),
         [*never_taken, *unanswered],
@@ -202,8 +195,7 @@ def judge(
         unstable,
         len(events),
         *chaos_alarms.compare(events, witness.events, CLOSE),
-        {topic: states[topic] for topic in off if topic not in forgotten},
-        forgotten,
+        {topic: state for topic, state in states.items() if not _holds(retained.get(topic), state)},
     )
 
 

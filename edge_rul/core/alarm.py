@@ -171,10 +171,11 @@ class Alarms:
                 changes.append(Change(asset, rule, new, cycle, time, event))
         return changes
 
-    def states(self, asset: Asset, cycle: int) -> list[Change]:
-        """Every alarm of the asset as it stands, to publish again. cycle: the asset's newest."""
-        row = self._states.get(asset, [])
-        return [Change(asset, r, s, cycle, None, None) for s, r in zip(row, self.rules, strict=False) if s is not None]
+    def states(self, asset: Asset, cycle: int | None = None) -> list[Change]:
+        """Every alarm of the asset as it stands, to publish again. cycle: of its newest prediction; without one, as in
+        a new life, the cycle at which each state began."""
+        known = zip(self._states.get(asset, []), self.rules, strict=False)
+        return [Change(asset, r, s, s.since if cycle is None else cycle, None, None) for s, r in known if s is not None]
 
     def counts(self) -> tuple[int, int, int]:
         """Alarms that are on and not shelved, those of them that are acknowledged, and all that are shelved."""

@@ -325,10 +325,10 @@ class Pipeline:
         """How the asset and its alarms stand, to publish once more."""
         if asset not in self.lives:
             return []
-        messages = self._answers.outgoing.state(asset, self.lives.standing(asset), self._window, self.applied)
-        if (found := self.lives.newest(asset)) is not None:
-            messages += self._answers.messages(self.alarms.states(asset, found[1].cycle), self.applied)
-        return messages
+        found = self.lives.newest(asset)
+        alarms = self.alarms.states(asset, found[1].cycle if found else None)
+        state = self._answers.outgoing.state(asset, self.lives.standing(asset), self._window, self.applied)
+        return state + self._answers.messages(alarms, self.applied)
 
     def reconfigure(self, outgoing: Outgoing, rules: list[Rule], seq: int) -> list[Message]:
         """Another configuration between two batches: windows, lives, and the states of alarms that it still has, stay.
