@@ -77,7 +77,7 @@ class Scorer:
             max_hold=[i.max_hold for i in manifest.inputs],
             changes=self._transform.changes,
             seconds_per_cycle=windows.seconds_per_cycle or manifest.seconds_per_cycle,
-            restart=windows.beyond_gap == "restart",
+            restart=windows.restart,
         )
         self._ranges = manifest.ranges
         self._hold = np.array([i.name in held for i in manifest.inputs], np.bool_)  # (F,)

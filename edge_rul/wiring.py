@@ -125,7 +125,7 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
         max_late=settings.windows.max_late,
         max_gap=settings.windows.max_gap,
         seconds_per_cycle=settings.windows.seconds_per_cycle or manifest.seconds_per_cycle,
-        restart=settings.windows.beyond_gap == "restart",
+        restart=settings.windows.restart,
         max_hold=[i.max_hold for i in manifest.inputs],
         ranges=manifest.ranges,
         parts_within=settings.windows.parts_within,
