@@ -33,13 +33,11 @@ from edge_rul.wiring import (
     build_transport,
     check_bundle,
     first_status,
-    labels,
     open_candidate,
     open_engine_and_bundle,
-    open_history,
-    open_http,
     state_directory,
 )
+from edge_rul.wiring_http import labels, open_history, open_http
 from edge_rul.worker import Worker
 
 

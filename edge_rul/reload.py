@@ -35,7 +35,8 @@ from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EdgeRulError, EngineError
 from edge_rul.reread import Serving, changes, read
 from edge_rul.succession import Answerer
-from edge_rul.wiring import build_decoder, build_outgoing, catalogue, filters, labels, serving_fields
+from edge_rul.wiring import build_decoder, build_outgoing, filters, serving_fields
+from edge_rul.wiring_http import catalogue, labels
 from edge_rul.worker import Worker
 
 if TYPE_CHECKING:

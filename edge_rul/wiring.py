@@ -1,4 +1,4 @@
-"""The wiring: settings and a bundle to outgoing, pipeline, transport and metrics, with the secrets read.
+"""The wiring: settings and a bundle to outgoing, pipeline and transport, with the secrets read.
 
 Owns what one part has to be told of another, and the errors where a configuration and a bundle do not fit. Starts
 nothing: the `daemon` does.
@@ -11,7 +11,7 @@ import os
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -34,14 +34,9 @@ from edge_rul.core.status import ServingEngine, Status, gpu_given_up, words
 from edge_rul.core.topic import Template
 from edge_rul.engines import Engine, model_of
 from edge_rul.engines.choose import device_of, open_configured
-from edge_rul.secrets import http_token, mqtt_password, refuse_open_secret
+from edge_rul.secrets import mqtt_password, refuse_open_secret
 from edge_rul.succession import Answerer, unlike
 from edge_rul.yaml_file import Source
-
-if TYPE_CHECKING:
-    from edge_rul.adapters.history import History
-    from edge_rul.adapters.http.pages import Catalogue
-    from edge_rul.adapters.http.server import HttpServer
 
 
 def open_engine_and_bundle(settings: Settings, source: Source, say: Callable[[str], None]) -> tuple[Bundle, Engine]:
@@ -171,19 +166,6 @@ def first_status(bundle: Bundle, engine: Engine, journal: str, lost: int, wall: 
     return Status(schema="edge-rul/status/1", ts=now, version=__version__, started=now, journal=journal, **fields)
 
 
-def labels(bundle: Bundle, engine: Engine, journal: str) -> dict[str, str]:
-    """What serves, as Prometheus is told."""
-    return {
-        "version": __version__,
-        "bundle": bundle.manifest.name,
-        "bundle_sha256": bundle.sha256,
-        "engine": engine.name,
-        "engine_version": engine.version,
-        "precision": engine.precision,
-        "journal": journal,
-    }
-
-
 def filters(topics: Topics) -> list[str]:
     """What the daemon subscribes to."""
     return [*(Template(text).filter for text in topics.readings), *([topics.command] if topics.command else [])]
@@ -220,77 +202,6 @@ def tls_context(settings: Settings, source: Source) -> ssl.SSLContext | None:
         problem = f"ca, cert and key are not what TLS wants: {e}"
         hint = "PEM files; cert and key must belong together, and the key must have no passphrase"
         raise source.error("mqtt.tls", problem, hint) from None
-
-
-def open_history(settings: Settings, state: Path, log: Any) -> History | None:
-    """What the status page shows, kept in the state directory, where `http` is configured."""
-    if settings.http is None:
-        return None
-    from edge_rul.adapters.history import History  # noqa: PLC0415
-
-    return History(state, max_assets=settings.limits.assets, log=log)
-
-
-def catalogue(settings: Settings, bundle: Bundle) -> Catalogue:
-    """What the pages show of both."""
-    from edge_rul.adapters.http.pages import Catalogue, ShownInput  # noqa: PLC0415
-
-    manifest = bundle.manifest
-    return Catalogue(
-        unit=manifest.rul.unit,
-        max_rul=manifest.rul.max,
-        window=manifest.window,
-        classes=tuple(c.name for c in manifest.classes),
-        inputs=tuple(ShownInput(i.name, i.unit, i.description, i.low, i.high) for i in manifest.inputs),
-        limits=tuple((rule.name, rule.below) for rule in settings.alarms if isinstance(rule, RulAlarm)),
-    )
-
-
-def open_http(
-    settings: Settings,
-    source: Source,
-    bundle: Bundle,
-    engine: Engine,
-    history: History | None,
-    *,
-    info: dict[str, str],
-    starts: tuple[int, int],
-    ready: Callable[[], str],
-    alive: Callable[[], str],
-    log: Any,
-) -> HttpServer | None:
-    """Metrics, health and the status page, where `http` is configured. Raises ConfigError, EdgeRulError.
-
-    ready, alive: why not, or ""; called on the server's threads.
-    """
-    http = settings.http
-    if http is None or history is None:
-        return None
-    # Imported here: a server that is not asked for costs nothing.
-    from edge_rul.adapters.http.metrics import Metrics  # noqa: PLC0415
-    from edge_rul.adapters.http.pages import Pages  # noqa: PLC0415
-    from edge_rul.adapters.http.server import HttpServer  # noqa: PLC0415
-
-    files = None
-    if http.tls_cert and http.tls_key:
-        files = str(source.file("http.tls_cert", http.tls_cert)), str(source.file("http.tls_key", http.tls_key))
-        refuse_open_secret(Path(files[1]), "http.tls_key", source)
-    memory = getattr(engine, "gpu_memory", None)
-    metrics = Metrics(info, history, starts=starts, gpu_memory=memory, asset_series=http.asset_series)
-    pages = Pages(history, metrics, catalogue(settings, bundle), ready=ready)
-    server = HttpServer(
-        metrics,
-        http.host,
-        http.port,
-        ready=ready,
-        alive=alive,
-        pages=pages,
-        token=http_token(settings, source),
-        tls=files,
-        log=log,
-    )
-    log.info("http", url=server.url)
-    return server
 
 
 def state_directory(settings: Settings, source: Source) -> Path:

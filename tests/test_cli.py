@@ -399,7 +399,8 @@ def test_the_core_does_no_input_or_output(file: Path) -> None:
         if name not in CORE_MAY_IMPORT and not name.startswith("edge_rul.core")
     ]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in CORE_MUST_NOT_CALL:
+        # A field may bear such a name; what counts is who reads it.
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in CORE_MUST_NOT_CALL:
             wrong.append(f"{node.lineno}: uses {node.id}")
         elif isinstance(node, ast.Attribute) and node.attr in CLOCKS:
             wrong.append(f"{node.lineno}: asks a clock, {node.attr}")
@@ -439,5 +440,7 @@ def test_rooms_that_must_not_know_each_other_do_not() -> None:
             "snapshots.py",
             "daemon_alarms.py",
         }
-        if name not in loop | {"wiring.py", "lookback.py"} and not name.startswith(("adapters/", "commands/")):
+        if name not in loop | {"wiring.py", "wiring_http.py", "lookback.py"} and not name.startswith(
+            ("adapters/", "commands/")
+        ):
             assert [i for i in imported if i.startswith("edge_rul.adapters")] == [], name
