@@ -68,15 +68,16 @@ class OpenVinoEngine:
             # Its message holds a line for each C++ frame; the last that says something is the cause.
             cause = [line.strip() for line in str(e).splitlines() if line.strip()]
             problem = f"OpenVINO {self.version} refuses the graph: {cause[-1] if cause else e!r}"
+            if precision == "int8" and "LSTM" in problem:  # as it does on a CPU without AVX-512
+                raise self._no_int8() from e
             raise EngineError("open", str(bundle.graph), problem) from e
         if precision == "int8" and not in_int8(compiled):
-            raise EngineError(
-                "open",
-                "openvino",
-                f"OpenVINO {self.version} does not compute this graph's LSTM in int8 on this CPU",
-                hint="take precision: float32",
-            )
+            raise self._no_int8()
         self._requests: list[Any] = [compiled.create_infer_request() for _ in range(streams)]
+
+    def _no_int8(self) -> EngineError:
+        problem = f"OpenVINO {self.version} does not compute this graph's LSTM in int8 on this CPU"
+        return EngineError("open", self.name, problem, hint="take precision: float32")
 
     def _check(self, model: Any, bundle: Bundle) -> None:
         """The graph's inputs and outputs are the manifest's. Raises EngineError."""

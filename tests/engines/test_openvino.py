@@ -77,3 +77,15 @@ def test_int8_is_the_same_each_time_it_is_opened(tiny_bundle: Bundle) -> None:
     x = windows(tiny_bundle, 8)
     with OpenVinoEngine(tiny_bundle, precision="int8") as a, OpenVinoEngine(tiny_bundle, precision="int8") as b:
         np.testing.assert_array_equal(a.infer(x)[0], b.infer(x)[0])
+
+
+def test_a_cpu_whose_kernels_have_no_int8_lstm_is_told_as_that(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(core: Any, model: Any) -> None:  # what OpenVINO says on a CPU without AVX-512
+        raise RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive")
+
+    monkeypatch.setattr(openvino, "quantise", refuse)
+    with pytest.raises(EngineError, match="LSTM in int8 on this CPU") as caught:
+        OpenVinoEngine(tiny_bundle, precision="int8")
+    assert "float32" in caught.value.hint
