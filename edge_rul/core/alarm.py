@@ -32,6 +32,11 @@ class State(str, Enum):
     ACTIVE = "active"
     CLEARING = "clearing"  # the condition has gone, the off-delay runs; still an alarm
 
+    @property
+    def on(self) -> bool:
+        """Whether it is an alarm."""
+        return self in (State.ACTIVE, State.CLEARING)
+
 
 class Signal(str, Enum):
     """What a prediction, or the life of its asset, says to a rule."""
@@ -127,7 +132,7 @@ class Status(msgspec.Struct, frozen=True):
     @property
     def on(self) -> bool:
         """Whether it is an alarm."""
-        return self.state in (State.ACTIVE, State.CLEARING)
+        return self.state.on
 
 
 class Change(msgspec.Struct, frozen=True):

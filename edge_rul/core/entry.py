@@ -39,7 +39,8 @@ Entry = AssetEntry | Refused | BundleChange
 # _RESET: a command of 0.1, without who and why.
 _READING, _RESET, _REFUSED, _COMMAND, _STALE, _BUNDLE, _PART, _OVERDUE = range(8)
 # An asset and the other fields as they are.
-_PLAIN: dict[type[Stale | Part | Overdue], int] = {Stale: _STALE, Part: _PART, Overdue: _OVERDUE}
+_PLAIN: dict[int, type[Stale | Part | Overdue]] = {_STALE: Stale, _PART: Part, _OVERDUE: Overdue}
+_KINDS = {made: kind for kind, made in _PLAIN.items()}
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -54,7 +55,7 @@ def pack(entry: Entry) -> bytes:
         of_alarm = entry.alarm, entry.cycles
         return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to, *of_alarm))
     if not isinstance(entry, Reading):
-        return _encode((_PLAIN[type(entry)], *asset, *msgspec.structs.astuple(entry)[1:]))
+        return _encode((_KINDS[type(entry)], *asset, *msgspec.structs.astuple(entry)[1:]))
     values = entry.values.astype("<f4", copy=False).tobytes()
     key = () if entry.key == "cycle" else (entry.key,)  # nearly all have a number: it costs them nothing
     return _encode((_READING, *asset, entry.cycle, entry.time, values, entry.source, entry.received, *key))
@@ -77,9 +78,8 @@ def unpack(data: bytes) -> Entry:
         if kind == _COMMAND:
             action, who, why, reply_to, *of_alarm = rest
             return Command(action, asset, who, why, _reply_to(reply_to), *of_alarm)
-        for made, its_kind in _PLAIN.items():
-            if kind == its_kind:
-                return made(asset, *rest)
+        if (made := _PLAIN.get(kind)) is not None:
+            return made(asset, *rest)
         if kind != _READING:
             raise ValueError(f"of kind {kind}")
         cycle, time, values, *more = rest  # a journal of 0.1 has no more

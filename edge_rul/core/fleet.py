@@ -43,7 +43,7 @@ class Alarm(msgspec.Struct, frozen=True):
     @property
     def on(self) -> bool:
         """Whether it is an alarm that somebody wants to hear of."""
-        return self.state in (State.ACTIVE, State.CLEARING) and self.shelved_until is None
+        return self.state.on and self.shelved_until is None
 
 
 class Answer(msgspec.Struct, frozen=True):

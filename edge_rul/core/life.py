@@ -74,6 +74,10 @@ class _Life(msgspec.Struct):
     full: bool = False
     key: Key = "cycle"
 
+    def before(self, time: int | None) -> bool:
+        """Whether an event time is newer than the last reading's, where both are known."""
+        return time is not None and self.last_time is not None and time > self.last_time
+
 
 class _Blob(msgspec.Struct, array_like=True):
     """An asset's state as it is stored. heard, stale_at: 0 where a state of 0.1 does not say, and where it is not. One
@@ -170,9 +174,8 @@ class Lives:
 
     def _entered(self, life: _Life, part: Part) -> Reason | None:
         """What the part is to a reading that is in the ring already, or None where there is none of its cycle."""
-        newer = part.time is not None and life.last_time is not None and part.time > life.last_time
         position, there = self._rings.find(life.row, part.cycle)
-        if newer or not there or part.key != life.key:
+        if life.before(part.time) or not there or part.key != life.key:
             return None
         value = float(self._rings.reading(life.row, position)[part.input])
         if same(value, part.value):
@@ -342,8 +345,7 @@ class Lives:
             # It fills a hole, so it is late whatever its time; only after that does a newer time mean an overhaul.
             newer_readings = self._rings.count(life.row) - position
             return "late" if newer_readings <= self._rings.max_late else Reason.LATE
-        newer = reading.time is not None and life.last_time is not None and reading.time > life.last_time
-        if newer and reading.cycle < life.last_cycle:
+        if life.before(reading.time) and reading.cycle < life.last_cycle:
             return "new life"
         if there:
             first, sent = self._rings.reading(life.row, position), ~np.isnan(reading.values)

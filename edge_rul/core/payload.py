@@ -253,15 +253,10 @@ class Decoder:
     def _reading(
         self, topic: str, source: int, levels: dict[str, str], element: Any, received: int, qos: int
     ) -> Reading | Part:
-        cycle: _Cycle | _Sensor
+        decoder = self._sensor if "sensor" in levels else self._cycle
         try:
-            if "sensor" in levels:
-                raw = isinstance(element, msgspec.Raw)
-                cycle = self._sensor.decode(element) if raw else msgspec.convert(element, _Sensor)
-            elif isinstance(element, msgspec.Raw):
-                cycle = self._cycle.decode(element)
-            else:
-                cycle = msgspec.convert(element, _Cycle)
+            raw = isinstance(element, msgspec.Raw)
+            cycle: _Cycle | _Sensor = decoder.decode(element) if raw else msgspec.convert(element, decoder.type)
         except msgspec.ValidationError as e:
             raise BadMessage(_reason(str(e)), topic, _detail(str(e), element)) from None
         except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as e:
