@@ -2,10 +2,10 @@
 
     python tools/search_recipe.py SEARCH.yaml --data DIR --out DIR [--minutes 60] [--threads 1]
 
-SEARCH.yaml names the configuration to vary, the validation splits, and the candidates, each with the keys that it
-changes (see configs/search/cmapss.yaml). A candidate is judged by all windows of the validation assets, which are drawn
-from what the configuration leaves after its calibration assets: those, and every test set, are never read. The tree of
-`training/tree.py` is fitted on the same split.
+SEARCH.yaml names the configuration to vary, of whatever data set, the validation splits, and the candidates, each with
+the keys that it changes (see configs/search). A candidate is judged by windows of the validation assets, which are
+drawn from what the configuration leaves after its calibration assets: those, and every test set, decide nothing. The
+tree of `training/tree.py` and the mean of the labels are of the same split.
 
 Runs go candidate by candidate through the first split, then through the next, so that an early end leaves a fair table.
 Each result is a line of results.jsonl in the output directory; a run that stands there is not made again, so the
@@ -22,9 +22,10 @@ import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -32,32 +33,50 @@ import numpy as np
 from edge_rul.errors import EXIT_OK, ConfigError, EdgeRulError
 from edge_rul.yaml_file import load_yaml
 
+if TYPE_CHECKING:
+    from edge_rul.core.normalise import Array
+    from edge_rul.training.prepared import Prepared
+
 Keys = dict[str, Any]
 SEES: Literal["line's end, slope, mean"] = "line's end, slope, mean"
+CHUNK = 4096  # windows that are described at once
 
 
 class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """base: the configuration, relative to this file. subsets: of the data set. splits: seeds of `validation`.
-    common: keys that every candidate changes, such as a narrower network, so that more can be tried in an hour."""
+    """base: the configuration, relative to this file. subsets: of a data set that has some. splits: each a `validation`
+    section. stride: from one judged window to the next. common: keys that every candidate changes, such as a narrower
+    network, so that more can be tried in an hour."""
 
     base: str
-    subsets: list[str]
-    splits: list[int]
+    splits: list[Keys]
     candidates: dict[str, Keys]
+    subsets: list[str] | None = None
+    stride: int = 1
     common: Keys = {}
-    share: float = 0.2
 
 
-class Result(msgspec.Struct, frozen=True):
-    key: str
-    subset: str
-    candidate: str
-    split: int
+class Figures(msgspec.Struct, frozen=True):
+    """On the validation windows; RMSEs in the RUL's unit, over windows whose RUL is known. mean_rmse: of always
+    answering the training labels' mean. auc, tree_auc: where the data set asks for detection."""
+
     rmse: float
     accuracy: float
     macro_f1: float
     tree_rmse: float
     seconds: float
+    mean_rmse: float
+    auc: float | None = None
+    tree_auc: float | None = None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """subset: or the configuration's name, where the data set has none. split: its fold or its seed."""
+
+    key: str
+    subset: str
+    candidate: str
+    split: int
+    figures: Figures
 
 
 def merged(base: Keys, change: Keys) -> Keys:
@@ -70,12 +89,13 @@ def merged(base: Keys, change: Keys) -> Keys:
     return out
 
 
-def run(keys: Keys, data: Path) -> dict[str, float]:
-    """Train by the keys; the figures on the validation assets. Raises EdgeRulError."""
+def run(keys: Keys, data: Path, stride: int) -> Figures:
+    """Train by the keys; the figures on every `stride`-th validation window. Raises EdgeRulError."""
     from edge_rul.training import fit, lives, progress  # noqa: PLC0415
-    from edge_rul.training.prepared import fit_transform, prepare  # noqa: PLC0415
+    from edge_rul.training.detection import detect  # noqa: PLC0415
+    from edge_rul.training.prepared import fit_transform, predict, prepare  # noqa: PLC0415
     from edge_rul.training.settings import TrainingSettings  # noqa: PLC0415
-    from edge_rul.training.tree import Tree, describe  # noqa: PLC0415
+    from edge_rul.training.tree import Tree  # noqa: PLC0415
     from edge_rul.training.windows import full_windows  # noqa: PLC0415
 
     try:
@@ -86,7 +106,7 @@ def run(keys: Keys, data: Path) -> dict[str, float]:
     _, learnt, judged, _ = lives.read(settings, data)
     assert judged is not None
     training = full_windows(learnt, settings.window, settings.stride)
-    validation = full_windows(judged, settings.window)
+    validation = full_windows(judged, settings.window, stride)
     with progress.on_stderr(settings.recipe.epochs, fit.steps_per_epoch(training, settings.recipe)) as shown:
         fitted = fit.fit(training, validation, settings, shown)
     reached = fitted.epochs[-1].validation
@@ -95,34 +115,66 @@ def run(keys: Keys, data: Path) -> dict[str, float]:
     # The tree sees what it always sees: windows as they are, and each of them.
     plain = msgspec.structs.replace(settings, smooth=None)
     transform = fit_transform(learnt, plain)
-    sides = [prepare(w, plain, transform) for w in (full_windows(learnt, settings.window), validation)]
-    (x, y), (z, true) = ((s.inputs(np.arange(len(s.windows))).numpy(), s.labels.rul) for s in sides)
-    answer = Tree(SEES, describe(x, SEES), y).predict(describe(z, SEES))
-    return {
-        "rmse": reached.rmse,
-        "accuracy": reached.accuracy,
-        "macro_f1": reached.macro_f1,
-        "tree_rmse": float(np.sqrt(np.mean((answer - true) ** 2))),
-        "seconds": time.monotonic() - began,
-    }
+    taught, asked = (prepare(w, plain, transform) for w in (full_windows(learnt, settings.window), validation))
+    known, judges = ~taught.labels.is_lower_bound, ~asked.labels.is_lower_bound
+    answer = Tree(SEES, described(taught)[known], taught.labels.rul[known]).predict(described(asked))
+
+    def rmse(rul: Array | float) -> float:
+        return float(np.sqrt(np.mean((rul - asked.labels.rul)[judges] ** 2)))
+
+    def auc(rul: Array) -> float | None:
+        wanted = settings.dataset.detection
+        return None if wanted is None else detect(validation, rul, wanted, settings.rul.unit, None).auc
+
+    own, _ = predict(fitted.model, prepare(validation, settings, fitted.transform))
+    return Figures(
+        rmse=reached.rmse,
+        accuracy=reached.accuracy,
+        macro_f1=reached.macro_f1,
+        tree_rmse=rmse(answer),
+        seconds=time.monotonic() - began,
+        mean_rmse=rmse(float(taught.labels.rul[known].mean())),
+        auc=auc(own),
+        tree_auc=auc(answer),
+    )
+
+
+def described(side: Prepared) -> Array:
+    """(N, D) the numbers by which the tree sees each window."""
+    from edge_rul.training.tree import describe  # noqa: PLC0415
+
+    every = np.arange(len(side.windows))
+    chunks = [every[i : i + CHUNK] for i in range(0, len(every), CHUNK)]
+    return np.concatenate([describe(side.inputs(chunk).numpy(), SEES) for chunk in chunks])
 
 
 def table(results: list[Result]) -> str:
     """One row a candidate and subset: means over the splits that it has been through."""
-    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Figures]] = defaultdict(list)
     for r in results:
-        groups[r.subset, r.candidate].append(r)
-    lines = [
-        "| subset | candidate | splits | RMSE | tree | difference | accuracy | macro F1 | seconds a run |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for (subset, name), rs in sorted(groups.items(), key=lambda g: (g[0][0], mean(r.rmse - r.tree_rmse for r in g[1]))):
+        groups[r.subset, r.candidate].append(r.figures)
+    detects = any(r.figures.auc is not None for r in results)
+    head = ["data", "candidate", "splits", "RMSE", "tree", "mean", "difference", "accuracy", "macro F1"]
+    head += ["AUC, tree"] * detects + ["seconds a run"]
+    lines = [head, ["---"] * len(head)]
+    for (subset, name), fs in sorted(groups.items(), key=lambda g: (g[0][0], mean(f.rmse - f.tree_rmse for f in g[1]))):
         lines.append(
-            f"| {subset} | {name} | {len(rs)} | {mean(r.rmse for r in rs):.2f} | {mean(r.tree_rmse for r in rs):.2f} | "
-            f"{mean(r.rmse - r.tree_rmse for r in rs):+.2f} | {mean(r.accuracy for r in rs):.3f} | "
-            f"{mean(r.macro_f1 for r in rs):.3f} | {mean(r.seconds for r in rs):.0f} |"
+            [
+                *(subset, name, f"{len(fs)}"),
+                *(f"{mean(getattr(f, key) for f in fs):.2f}" for key in ("rmse", "tree_rmse", "mean_rmse")),
+                f"{mean(f.rmse - f.tree_rmse for f in fs):+.2f}",
+                *(f"{mean(getattr(f, key) for f in fs):.3f}" for key in ("accuracy", "macro_f1")),
+                *[", ".join(_mean_of(getattr(f, key) for f in fs) for key in ("auc", "tree_auc"))] * detects,
+                f"{mean(f.seconds for f in fs):.0f}",
+            ]
         )
-    return "\n".join(lines) + "\n"
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _mean_of(values: Iterable[float | None]) -> str:
+    """Of those that there are: a split without failures has none."""
+    told = [v for v in values if v is not None]
+    return f"{mean(told):.2f}" if told else "none"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,17 +196,19 @@ def main(argv: list[str] | None = None) -> int:
     done = [msgspec.json.decode(line, type=Result) for line in log.read_bytes().splitlines()] if log.exists() else []
     end = time.monotonic() + 60 * options.minutes
     for split in search.splits:
-        for subset in search.subsets:
+        number = split.get("fold", split.get("seed", 0))
+        for subset in search.subsets or [None]:
             for name, change in search.candidates.items():
                 keys = merged(merged(base, search.common), change)
-                keys = merged(keys, {"dataset": {"subset": subset}})
-                keys["validation"] = {"share": search.share, "seed": split}
-                key = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:16]
+                keys = merged(keys, {"dataset": {"subset": subset}}) if subset else keys
+                keys["validation"] = split
+                key = hashlib.sha256(json.dumps([keys, search.stride], sort_keys=True).encode()).hexdigest()[:16]
                 if any(r.key == key for r in done) or time.monotonic() > end:
                     continue
-                print(f"{subset}, split {split}: {name}", file=sys.stderr, flush=True)
+                of = subset or keys["name"]
+                print(f"{of}, split {number}: {name}", file=sys.stderr, flush=True)
                 try:
-                    result = Result(key, subset, name, split, **run(keys, options.data))
+                    result = Result(key, of, name, number, run(keys, options.data, search.stride))
                 except EdgeRulError as e:
                     print(f"{name}: {e}", file=sys.stderr, flush=True)
                     continue

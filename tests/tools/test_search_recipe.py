@@ -10,6 +10,7 @@ from types import ModuleType
 import msgspec
 import numpy as np
 import pytest
+import yaml
 
 from edge_rul.training.settings import TrainingSettings
 from edge_rul.yaml_file import load_yaml
@@ -19,7 +20,7 @@ SEARCHES = sorted((ROOT / "configs" / "search").glob("*.yaml"))
 SPACE = """
 base: base.yaml
 subsets: [FD001]
-splits: [1]
+splits: [{share: 0.2, seed: 1}]
 common: {recipe: {epochs: 1}}
 candidates:
   as configured: {}
@@ -97,9 +98,34 @@ def test_a_search_goes_on_where_it_was_and_never_reads_calibration_engines(
     first = (tmp_path / "out" / "results.jsonl").read_text()
     assert len(first.splitlines()) == 2
     results = [msgspec.json.decode(line, type=search.Result) for line in first.splitlines()]
-    assert all(r.tree_rmse < 15 for r in results), "engines of 1e6 would have spoilt the tree"
+    assert all(r.figures.tree_rmse < 15 for r in results), "engines of 1e6 would have spoilt the tree"
     capsys.readouterr()
     assert search.main(command) == 0
     assert (tmp_path / "out" / "results.jsonl").read_text() == first, "nothing is trained twice"
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 4 and "| FD001 | as configured | 1 |" in "\n".join(rows)
+
+
+def test_any_data_set_is_searched_by_splits_of_its_own(
+    search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No subsets, one machine left out at a time; a life that was only watched teaches, but its RUL is not known."""
+    base = yaml.safe_load(BASE) | {"window": 4, "calibration": {"fold": 0}}
+    base["dataset"] = {"format": "table", "file": "t.csv", "asset": "m", "cycle": "c", "detection": {"horizon": 10}}
+    base["dataset"]["failed"] = {"column": "failed"}
+    space = yaml.safe_load(SPACE) | {"splits": [{"fold": 0}, {"fold": 2}], "stride": 3}
+    del space["subsets"], space["candidates"]["labels and teachers"]
+    for name, keys in (("base", base), ("search", space)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(keys))
+    lasted = {0: 40, 1: 40, 2: 43, 3: 40, 4: 40}  # 0 is kept for calibration, 2 did not fail
+    rows = [f"{m},{c},{(c / n) ** 2},{c % 3},{int(m != 2)}" for m, n in lasted.items() for c in range(n)]
+    (tmp_path / "t.csv").write_text("\n".join(["m,c,T24,T30,failed", *rows]))
+    assert search.main([str(tmp_path / "search.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    results = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    found = [msgspec.json.decode(line, type=search.Result) for line in results]
+    assert [(r.subset, r.split) for r in found] == [("tiny", 0), ("tiny", 2)]
+    # Windows that teach have 36 to 0 cycles left, 18 in the mean; every third of them judges.
+    expected = np.sqrt(np.mean((np.arange(0, 37, 3) - 18.0) ** 2))
+    assert [r.figures.mean_rmse for r in found] == pytest.approx([expected, expected])
+    assert all(r.figures.tree_auc == 1 and 0 <= r.figures.auc <= 1 for r in found)
+    assert "| tiny | as configured | 2 |" in capsys.readouterr().out
