@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+SAYS = "Made by tests/published.py: nothing in these files was measured.\n"
 SMART = (5, 9, 187, 188, 193, 194, 197, 198, 241, 242)
 WIND = (
     *("wind_speed_ms", "wind_dir_rel_deg", "ambient_c", "nacelle_c", "rotor_rpm", "generator_rpm", "pitch_deg"),
@@ -26,6 +27,7 @@ FLIGHT = (
 
 def write(path: Path, head: list[str], rows: list[list[object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / "SYNTHETIC.txt").write_text(SAYS)
     text = io.StringIO(newline="")
     csv.writer(text).writerows([head, *rows])
     content = text.getvalue().encode()
@@ -74,6 +76,7 @@ def snapshots(directory: Path, bearings: dict[str, int], *, semicolons: str = ""
         for s in range(count):
             path = directory / name / f"acc_{s + 1:05d}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
+            (directory / "SYNTHETIC.txt").write_text(SAYS)
             second, acceleration = s * 10, random.normal(0.5, 0.4 + 5 * worn[s], (2560, 2)).round(3)
             clock = f"9,{second // 60},{second % 60},6.5664e+04"
             text = "".join(f"{clock},{h},{v}\n" for h, v in acceleration.tolist())

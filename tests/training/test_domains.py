@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import published
 import pytest
+from conftest import ROOT
 
+from edge_rul.core.features import Feature
 from edge_rul.errors import ConfigError, DataError
-from edge_rul.training import bearings
+from edge_rul.training import bearings, lives
 from edge_rul.training.bearings import BearingsSettings
-from edge_rul.training.dataset import load
+from edge_rul.training.dataset import DatasetSettings, load
 from edge_rul.training.disks import DisksSettings
+from edge_rul.training.normaliser import constants
 from edge_rul.training.parts import FoldsSplit, GroupSplit
+from edge_rul.training.prepared import fit_transform
+from edge_rul.training.settings import load_settings
 from edge_rul.training.wind import WindSettings
 from edge_rul.training.windows import full_windows
 
@@ -146,6 +153,33 @@ def test_the_real_drives_have_the_published_roles(data_dir: Path) -> None:
     assert all((t.inputs[:, 0] == t.inputs[:, 1]).all() for t in parts), "198 is not 197 in a row"
     test = [parts[1].groups[a] for a in parts[1].assets]
     assert [test.count(r) for r in ("failed", "healthy", "censored")] == [77, 48, 12]
+
+
+def test_the_real_flights_of_the_test_are_marked_where_they_are_not_as_training_s(data_dir: Path) -> None:
+    """Engines 14 and 15 fly shorter classes than all that teach: each window is `outside`, and none of 11's."""
+    settings = load_settings(ROOT / "configs" / "ncmapss_ds02.yaml")
+    every, learnt, _, _ = lives.read(settings, data_dir / "ncmapss")
+    test = full_windows(load(settings.dataset, data_dir / "ncmapss", "test", settings.rules, "flights"), 30)
+    assert (len(full_windows(every, 30)), len(test)) == (272, 115)
+    transform = fit_transform(learnt, settings)
+    assert constants(transform.normaliser, settings.seen) == ["Fc"], "3 in every flight that teaches"
+    seen = transform.apply(test.readings(before=False))
+    assert not seen.x[:, :, settings.seen.index(Feature("Fc", "Fc"))].any()
+    engine = test.table.asset[test.last].tolist()
+    marked = {e: {bool(m.outside) for a, m in zip(engine, seen.marks, strict=True) if a == e} for e in set(engine)}
+    assert marked == {"11": {False}, "14": {True}, "15": {True}}
+
+
+def test_no_domain_is_known_by_name_but_to_its_loader() -> None:
+    """In no other module of the package stands the name of a configuration or of a format to compare with."""
+    names = {path.stem for path in (ROOT / "configs").glob("*.yaml")} - {"edge-rul"}
+    formats = {s.__struct_config__.tag: s.__module__ for s in get_args(DatasetSettings)}
+    assert len(formats) == 5
+    for path in sorted((ROOT / "edge_rul").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        texts = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+        foreign = (names | set(formats)) - {tag for tag, owner in formats.items() if owner == module} - {"table"}
+        assert not foreign & texts, module
 
 
 def test_an_input_that_the_format_lacks_is_named(tmp_path: Path) -> None:

@@ -25,6 +25,31 @@ def test_the_shipped_configuration_loads(path: Path) -> None:
     assert [(c.name, c.above) for c in settings.classes] == [("healthy", 80), ("degrading", 30), ("critical", None)]
 
 
+# By domain: inputs that the model sees, window, RUL's unit and cap, classes.
+DOMAINS = {
+    "ncmapss_ds02": (20, 30, "flights", 60, [("healthy", 40), ("degrading", 15), ("critical", None)]),
+    "bearings": (2, 60, "seconds", 3600, [("OK", 3599), ("worn", 900), ("failing", None)]),
+    "wind": (12, 144, "days", 60, [("OK", 30), ("wear", 7), ("failure", None)]),
+    "batteries": (5, 100, "cycles", 500, [("fresh", 300), ("mid-life", 100), ("end of life", None)]),
+    "disks": (16, 30, "days", 60, [("OK", 30), ("pre-fail", 7), ("fail-soon", None)]),
+}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_domain_is_a_configuration(domain: str) -> None:
+    settings = load_settings(CONFIGS[0].with_name(f"{domain}.yaml"))
+    assert settings.name == domain
+    classes = [(c.name, c.above) for c in settings.classes]
+    found = (len(settings.seen), settings.window, settings.rul.unit, settings.rul.max, classes)
+    assert found == DOMAINS[domain]
+    assert all(i.unit and i.description for i in settings.inputs)
+    assert settings.dataset.protocol == "all_windows"
+    read = {getattr(settings.dataset, "columns", {}).get(i.name, i.name) for i in settings.inputs}
+    assert not read & {"hs", "RUL", "ambient"}, "a label is no input"
+    # A temperature outside tells the season, and failures cluster in one: it is only taken off the others.
+    assert not [f.name for f in settings.seen if f.of == "ambient_c"]
+
+
 def test_the_settings_of_a_condition_are_not_seen_unless_they_are_features(config: Path) -> None:
     text = config.read_text()
     config.write_text(text + "normaliser: {kind: conditions, by: [P2], count: 2}\n")
