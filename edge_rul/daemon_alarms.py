@@ -12,8 +12,12 @@ from edge_rul.core.outgoing import Message, Outgoing, withdrawn
 
 
 class Outbound(Protocol):
-    """What goes to a broker's client; `MqttTransport` documents it."""
+    """What goes to a broker's client; `MqttTransport` documents each."""
 
+    connected: bool
+
+    @property
+    def connections(self) -> int: ...
     def send(self, messages: list[Message]) -> None: ...
 
 
@@ -29,6 +33,7 @@ class DaemonAlarms:
     def __init__(self, outgoing: Outgoing, outbound: Outbound, journal: Journal, watcher: Watcher | None) -> None:
         self._outgoing = outgoing
         self._standing: dict[str, tuple[int, bool, float]] = {}  # name -> (wall, active, value), as published
+        self._goes_out: dict[str, int] = {}  # name -> the number of the connection on which that was told
         self._outbound = outbound
         self._journal = journal
         self._watcher = watcher
@@ -39,13 +44,16 @@ class DaemonAlarms:
         It comes from no entry, so it bears the watermark: a higher seq could overtake answers that are still held back.
         """
         self._standing[name] = wall, active, value
+        self._goes_out[name] = self._outbound.connections + (not self._outbound.connected)
         self._outbound.send([self._message(name)])
         if self._watcher is not None:
             self._watcher.daemon_alarm(name, active, value)
 
     def again(self) -> None:
-        """All that stand, for a broker that has forgotten them."""
-        self._outbound.send([self._message(name) for name in self._standing])
+        """All that stand and were told on an earlier connection, for a broker that has forgotten them."""
+        now = self._outbound.connections
+        self._outbound.send([self._message(name) for name, told in self._goes_out.items() if told != now])
+        self._goes_out = dict.fromkeys(self._standing, now)
 
     def move(self, outgoing: Outgoing) -> None:
         """From the topics of one configuration to those of another."""

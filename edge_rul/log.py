@@ -26,7 +26,9 @@ def configure(settings: LogSettings) -> None:
     processors: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
     if style == "console":
         colors = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        processors += [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=28)]
+        # Where `rich` is installed, its tracebacks would show every local variable, secrets among them.
+        plain = structlog.dev.plain_traceback
+        processors += [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=28, exception_formatter=plain)]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(), _prefix]
     structlog.configure(

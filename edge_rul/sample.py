@@ -16,6 +16,10 @@ from edge_rul.core.outgoing import iso
 from edge_rul.core.payload import Decoder, Part, Reading
 from edge_rul.core.topic import Template
 
+_SILENCE = (
+    "is no machine running, or is a right to read missing? Mosquitto's acl_file then says nothing, and sends nothing"
+)
+
 
 class Visit(Protocol):
     """What is needed of a visit to the broker; `mqtt_visit` documents each."""
@@ -49,7 +53,8 @@ def sample(visit: Visit, templates: Sequence[str], decoder: Decoder, seconds: fl
         if not waiting:
             break
     # A quiet plant is no mistake: machines send when they run.
-    return found + [Sample(text, f"nothing came within {seconds:g} s", True) for text in waiting]
+    silence = f"nothing came within {seconds:g} s\n{_SILENCE}"
+    return found + [Sample(text, silence, True) for text in waiting]
 
 
 def _read(heard: Any, decoder: Decoder) -> tuple[str, bool]:

@@ -134,7 +134,7 @@ def test_check_says_what_it_found(capsys: pytest.CaptureFixture[str], config: Pa
     assert (code, err) == (EXIT_OK, "")
     assert f"bundle         tiny, 3 inputs, window 5, sha256 {tiny_bundle.sha256[:12]}" in out
     assert "golden         6 windows answered to within " in out
-    assert "subscribes to  plant/{asset}/cycle on localhost:1883" in out
+    assert "subscribes to  plant/{asset}/cycle, edge-rul/command at QoS 1, on localhost:1883\n" in out
     assert "alarms         rul_low" in out
     assert out.endswith("\nok\n")
 

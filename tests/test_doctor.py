@@ -108,6 +108,8 @@ def test_what_a_broker_does_not_grant_is_found() -> None:
     assert grades(broker.limits({"ReceiveMaximum": 20}, ask))["limits"] == "note"
     assert "7 messages" in bad([broker.dropped(7)])
     assert (broker.dropped(0).grade, broker.dropped(None).grade) == ("ok", "note")
+    # Mosquitto takes the number back when it has not changed for a minute, and goes on to tell its version.
+    assert broker.dropped(None, "mosquitto version 2.0.11").grade == "ok"
 
 
 def test_who_may_listen_is_told() -> None:
@@ -238,7 +240,7 @@ def test_a_machine_in_order_is_0(
         )
         assert cli.main(["doctor", "--config", str(path), "--json"]) == EXIT_OK
         found = {one["what"]: one["grade"] for one in json.loads(capsys.readouterr().out)}
-        assert found["broker drops"] == "ok"
+        assert found["broker drops"] == "ok", "the broker's own topics were heard"
         assert {"clock", "disk", "engines", "GPU", "engine cache", "session", "daemon"} <= found.keys()
         assert "bad" not in found.values()
     finally:

@@ -93,6 +93,23 @@ def test_journald_gets_the_priority_and_others_plain_json(
         assert json.loads(line.removeprefix(prefix))["event"] == "ready"
 
 
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_a_traceback_shows_no_variable(capsys: pytest.CaptureFixture[str], style: Any) -> None:
+    """It may hold a password. `rich`, where it is installed, would show each."""
+
+    def fail(environ: dict[str, str]) -> None:
+        raise RuntimeError("nobody")
+
+    configure(LogSettings(format=style))
+    try:
+        fail({"HTTP_AUTHORIZATION": "Bearer t0ken"[::-1]})
+    except RuntimeError:
+        structlog.get_logger().exception("http_failed")
+    said = capsys.readouterr().err
+    assert "RuntimeError: nobody" in said
+    assert "nek0t" not in said
+
+
 def test_a_published_answer_leads_to_its_line(tmp_path: Path) -> None:
     """By asset, life and cycle; an alarm's by the id of its event too."""
     with structlog.testing.capture_logs() as lines:

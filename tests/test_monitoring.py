@@ -15,6 +15,8 @@ from page_fleet import INFO, STATISTICS, MadeUp, make_fleet
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_rul.adapters.http.metrics import Metrics
+from edge_rul.core.prediction import BundleId
+from edge_rul.core.status import Candidate, ServingEngine
 
 CONFIGS = ROOT / "configs"
 RULES = CONFIGS / "prometheus-rules.yaml"
@@ -32,6 +34,9 @@ def exposition(**options: Any) -> str:
     source.daemon_alarms = dict.fromkeys(("disk_full", "gpu_given_up", "journal_corrupt", "skipping"), (True, 0.0))
     metrics = Metrics(INFO, source, gpu_memory=lambda: (1, 2), asset_series=True, **options)
     metrics.update(STATISTICS)
+    metrics.candidate = Candidate(
+        BundleId("next", "0" * 64), ServingEngine("onnxruntime", "1", "float32", "CPU"), 9, 1, 0.5, 2.0, 0.1
+    )
     metrics.batch(1, 0.1)
     metrics.answered(0.1, [0.1])
     return metrics.exposition("")[0].decode()

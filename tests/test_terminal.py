@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import Broker, free_port, start_mosquitto
+from conftest import Broker, absent, free_port, start_mosquitto
 from paho.mqtt import publish
 
 from edge_rul import cli
@@ -259,6 +259,31 @@ def test_check_samples_each_topic(main: Main, broker: Broker, tiny_bundle: Bundl
     code, out, _ = main("check", "--config", config, "--wait", "0.2")
     assert code == EXIT_OK, "a quiet plant is no mistake"
     assert out.count("nothing came within 0.2 s") == 2
+
+
+def test_check_finds_each_topic_that_the_daemon_may_not_read(main: Main, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """Each would end the daemon at its start, exit code 77. Mosquitto refuses by this plugin, not by an acl_file."""
+    plugin = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"), None)
+    if plugin is None:
+        absent("mosquitto_dynamic_security.so (apt-get install mosquitto)")
+    role = {"rolename": "r", "acls": [{"acltype": "subscribePattern", "topic": "plant/#", "allow": True}]}
+    rights = {
+        **{"defaultACLAccess": {"subscribe": False}, "clients": [], "roles": [role]},
+        **{"groups": [{"groupname": "all", "roles": [{"rolename": "r"}]}], "anonymousGroup": "all"},
+    }
+    (tmp_path / "rights.json").write_text(json.dumps(rights))
+    guarded = start_mosquitto(
+        tmp_path, f"allow_anonymous true\nplugin {plugin}\nplugin_opt_config_file {tmp_path}/rights.json"
+    )
+    try:
+        code, out, _ = main("check", "--config", configuration(tmp_path, tiny_bundle, guarded.port), "--wait", "0.2")
+    finally:
+        guarded.process.terminate()
+        guarded.process.wait(10)
+    assert code == EXIT_FOUND
+    assert "plant/{asset}/cycle: nothing came within 0.2 s" in out
+    assert "lab/{asset}: the broker lets us not read it: Not authorized" in out
+    assert "edge-rul/command: the broker lets us not read it: Not authorized" in out
 
 
 def test_check_does_all_else_before_it_finds_no_broker(main: Main, tiny_bundle: Bundle, tmp_path: Path) -> None:

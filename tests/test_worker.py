@@ -34,7 +34,7 @@ class FakeTransport:
     """A broker that sends what the test puts, and acknowledges what it is told to, in order."""
 
     def __init__(self) -> None:
-        self.connected = True
+        self.connected, self.connections = True, 1
         self.dropped_qos0 = self.refused = 0
         self.new_session = False
         self.inbox: deque[Received] = deque()
@@ -618,7 +618,7 @@ def test_states_go_out_again_to_a_broker_that_has_forgotten_them(rig: Rig) -> No
     rig.worker.alarm("reload_refused", active=True)
     rig.settle()
     rig.transport.sent.clear()
-    rig.transport.new_session = True
+    rig.transport.new_session, rig.transport.connections = True, 2
     rig.settle()
     again = rig.transport.predictions()
     assert {(p["asset"], p["cycle"], p["retain"]) for p in again} == {(a, 4, True) for a in "abcdef"}
@@ -626,6 +626,15 @@ def test_states_go_out_again_to_a_broker_that_has_forgotten_them(rig: Rig) -> No
     assert states == ["active"] * 6
     assert rig.transport.events() == []
     assert [m.topic for m in rig.transport.sent].count("out/d/reload_refused") == 1
+
+
+def test_an_alarm_of_the_daemons_own_is_told_once_on_a_connection_that_it_waited_for(rig: Rig) -> None:
+    """Each first connection of a session is one whose broker knows nothing of us."""
+    rig.transport.connected, rig.transport.connections = False, 0
+    rig.worker.alarm("reload_refused", active=True)
+    rig.transport.connected, rig.transport.connections, rig.transport.new_session = True, 1, True
+    rig.settle()
+    assert [m.topic for m in rig.transport.sent] == ["out/d/reload_refused"]
 
 
 def test_a_daemon_that_is_killed_again_while_it_catches_up_leaves_no_retained_state_behind(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     answers = f"to within {within.rul:g} {m.rul.unit} and {within.logits:g} in logits"
     say("golden", f"{len(bundle.golden.rul)} windows answered {answers}")
     say("alarms", ", ".join(rule.name for rule in settings.alarms) or "none")
-    say("subscribes to", f"{', '.join(settings.topics.readings)} on {settings.mqtt.host}:{settings.mqtt.port}")
+    command = settings.topics.command
+    topics = ", ".join([*settings.topics.readings, *([command] if command else [])])
+    say("subscribes to", f"{topics} at QoS 1, on {settings.mqtt.host}:{settings.mqtt.port}")
     if args.offline:
         print("ok")
         return EXIT_OK
@@ -51,10 +53,13 @@ def run(args: argparse.Namespace) -> int:
         say(
             "broker", f"accepts {settings.mqtt.client_id if settings.mqtt.username is None else settings.mqtt.username}"
         )
+        refused = there.subscribe([command]) if command else {}
         samples = sample(there, settings.topics.readings, build_decoder(settings, bundle), args.wait)
     for one in samples:
         say("sample", *(f"{one.template}: {one.said}" if settings.topics.readings[1:] else one.said).splitlines())
-    if not all(one.good for one in samples):
+    for topic, why in refused.items():
+        say("commands", f"{topic}: the broker lets us not read it: {why}")
+    if refused or not all(one.good for one in samples):
         print("the daemon could not use all of this")
         return EXIT_FOUND
     print("ok")

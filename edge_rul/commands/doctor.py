@@ -22,7 +22,7 @@ from edge_rul.told import Told, ask
 from edge_rul.yaml_file import Source
 
 HELP = "what keeps the daemon from serving well, and what to do about it"
-_DROPPED = "$SYS/broker/publish/messages/dropped"
+_DROPPED, _VERSION = "$SYS/broker/publish/messages/dropped", "$SYS/broker/version"
 _LINES = 300  # of the log
 _LOG = 256 * 1024  # bytes of a log file's end
 
@@ -81,9 +81,10 @@ def _broker(args: argparse.Namespace, settings: Settings, source: Source, findin
         with Visit(*who, name=name, keep=who.mqtt.session_expiry) as asking:
             findings += broker.limits(asking.told, who.mqtt)
         with Visit(*who, name=name) as visit:
-            visit.subscribe([_DROPPED])
-            count = next((int(heard.payload) for heard in visit.listen(1.0) if heard.payload.isdigit()), None)
-            findings.append(broker.dropped(count))
+            visit.subscribe([_DROPPED, _VERSION])
+            itself = {heard.topic: heard.payload.decode("utf-8", "replace") for heard in visit.listen(1.0)}
+            count = itself.get(_DROPPED, "")
+            findings.append(broker.dropped(int(count) if count.isdigit() else None, itself.get(_VERSION, "")))
             told = ask(visit, settings.topics, args.wait)
             findings += broker.daemon(told)
         found = None

@@ -184,9 +184,19 @@ class Alarms:
 
     def counts(self) -> tuple[int, int, int]:
         """Alarms that are on and not shelved, those of them that are acknowledged, and all that are shelved."""
-        known = [s for row in self._states.values() for s in row if s is not None]
-        on = [s for s in known if s.on and s.shelved_until is None]
-        return len(on), sum(s.acknowledged for s in on), sum(s.shelved_until is not None for s in known)
+        on = acknowledged = shelved = 0
+        # Over every asset, for each statistics message: a name of this function costs a tenth of a call of `Status.on`.
+        normal, raising = State.NORMAL, State.RAISING
+        for row in self._states.values():
+            for status in row:
+                if status is None:
+                    continue
+                if status.shelved_until is not None:
+                    shelved += 1
+                elif status.state is not normal and status.state is not raising:
+                    on += 1
+                    acknowledged += status.acknowledged
+        return on, acknowledged, shelved
 
     @property
     def names(self) -> list[str]:
