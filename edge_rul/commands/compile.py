@@ -26,6 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", "--out", dest="cache", type=Path, metavar="DIR", help="where to keep it (the daemon's default)"
     )
+    parser.add_argument("--again", action="store_true", help="build it though it is there already")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
         target=target,
         max_batch=args.max_batch,
         cache=args.cache,
+        again=args.again,
         notify=systemd.notify,
     )

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edge_rul.bundle import Bundle
+from edge_rul.bundle import Bundle, Tolerance
 from edge_rul.core.normalise import Array
 from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.errors import EngineError
@@ -107,6 +107,18 @@ def infer_all(engine: Engine, x: Array) -> tuple[Array, Array]:
     return np.concatenate([rul for rul, _ in pieces]), np.concatenate([logits for _, logits in pieces])
 
 
+def tolerance_of(bundle: Bundle, engine: str, precision: str) -> Tolerance:
+    """How far an engine of this precision may be from the golden answers. Raises EngineError where none is known."""
+    if (tolerance := bundle.manifest.tolerance.get(precision)) is None:
+        raise EngineError(
+            "verify",
+            engine,
+            f"the bundle has no tolerance for precision {precision}",
+            hint="tools/reduced_precision.py measures what a precision costs, and writes its tolerance",
+        )
+    return tolerance
+
+
 def verify(engine: Engine, bundle: Bundle) -> tuple[float, float]:
     """Run the bundle's golden windows, together, alone and among other windows.
 
@@ -116,13 +128,7 @@ def verify(engine: Engine, bundle: Bundle) -> tuple[float, float]:
     """
     manifest, golden = bundle.manifest, bundle.golden
     what = f"{bundle.path} on {engine.name} {engine.version}, {engine.precision}"
-    if (tolerance := manifest.tolerance.get(engine.precision)) is None:
-        raise EngineError(
-            "verify",
-            engine.name,
-            f"the bundle has no tolerance for precision {engine.precision}",
-            hint="tools/reduced_precision.py measures what a precision costs, and writes its tolerance",
-        )
+    tolerance = tolerance_of(bundle, engine.name, engine.precision)
     x = bundle.golden_inputs  # (N, T, F)
     together = infer_all(engine, x)
     differences = _differences(together, (golden.rul, golden.logits))

@@ -31,12 +31,11 @@ _JETSON = ("/dev/nvhost-gpu", "/dev/nvgpu", "/dev/nvmap")
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A kept measurement. rates: windows/s by engine; refused: why an installed one did not run."""
+    """A kept measurement. rates: windows/s by engine."""
 
     facts: dict[str, str]
     engine: str
     rates: dict[str, float]
-    refused: dict[str, str]
 
 
 def fastest(names: Iterable[str], bundle: Bundle, options: Options) -> Engine:
@@ -63,7 +62,9 @@ def fastest(names: Iterable[str], bundle: Bundle, options: Options) -> Engine:
         except EngineError as e:
             options.say(f"{kept.engine}, the fastest engine so far, does not open any more: {e}")
     engine, rates, refused = _measure(candidates, bundle, options)
-    write_json(path, Choice(facts, engine.name, rates, refused), options.say)
+    # What refused may be mended with none of the facts changed: a right to open the GPU, a package beside.
+    if not refused:
+        write_json(path, Choice(facts, engine.name, rates), options.say)
     return engine
 
 

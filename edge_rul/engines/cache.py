@@ -12,7 +12,6 @@ and the engine's sha256. The sidecar is written last: an engine without one was 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -109,15 +108,24 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def store(entry: Entry, facts: Facts, blob: bytes, seconds: float, parity: dict[str, float] | None = None) -> Sidecar:
+def store(entry: Entry, facts: Facts, blob: bytes, seconds: float) -> None:
     """Write an engine and its sidecar. Raises OSError."""
     built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     digest = hashlib.sha256(blob).hexdigest()
-    sidecar = Sidecar(SCHEMA, facts, digest, len(blob), built, round(seconds, 2), parity)
+    sidecar = Sidecar(SCHEMA, facts, digest, len(blob), built, round(seconds, 2))
     entry.sidecar.unlink(missing_ok=True)  # it would vouch for an engine that is being replaced
     write_whole(entry.engine, blob)
-    write_whole(entry.sidecar, msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n")
-    return sidecar
+    write_whole(entry.sidecar, _json(sidecar))
+
+
+def note_parity(entry: Entry, parity: dict[str, float]) -> None:
+    """Put the figures into the sidecar of an engine that is kept. Raises OSError."""
+    sidecar = msgspec.json.decode(entry.sidecar.read_bytes(), type=Sidecar)
+    write_whole(entry.sidecar, _json(msgspec.structs.replace(sidecar, parity=parity)))
+
+
+def _json(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def check(entry: Entry, facts: Facts) -> bytes | None:
@@ -169,7 +177,7 @@ class EngineCache:
         Raises EngineError, and what load and build raise.
         """
         entry = self.entry(facts)
-        with self._locked(entry, waiting) as writable:
+        with self.alone(entry, waiting) as refusal:
             try:
                 blob = check(entry, facts)
                 if blob is not None:
@@ -177,7 +185,7 @@ class EngineCache:
                 why = "is not in the cache"
             except Unusable as e:
                 why = f"was set aside: {e}"
-                self._set_aside(entry, str(e), writable)
+                self._set_aside(entry, str(e), refusal)
             except OSError as e:
                 why = f"cannot be read: {e.strerror}"
             if build is None:
@@ -191,13 +199,13 @@ class EngineCache:
                 made = load(blob)
             except Unusable as e:
                 raise EngineError("open engine", entry.engine.name, f"is refused though it was just built: {e}") from e
-            self._keep(entry, facts, blob, seconds, writable)
+            self._keep(entry, facts, blob, seconds, refusal)
             return made
 
-    def _keep(self, entry: Entry, facts: Facts, blob: bytes, seconds: float, writable: bool) -> None:
+    def _keep(self, entry: Entry, facts: Facts, blob: bytes, seconds: float, refusal: OSError | None) -> None:
         try:
-            if not writable:
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if refusal is not None:
+                raise refusal
             store(entry, facts, blob, seconds)
             self._say(f"built {entry.engine.name} in {seconds:.1f} s, {len(blob) / 1e6:.1f} MB")
         except OSError as e:
@@ -206,23 +214,28 @@ class EngineCache:
                 "the next start builds it again"
             )
 
-    def _set_aside(self, entry: Entry, why: str, writable: bool) -> None:
+    def _set_aside(self, entry: Entry, why: str, refusal: OSError | None) -> None:
         """Rename the entry's files to NAME.bad, for a person to look at. The last one of a name is kept."""
-        self._say(f"engine {entry.engine.name} is set aside as {entry.engine.name}.bad: {why}")
-        if writable:
+        if refusal is not None:
+            self._say(f"engine {entry.engine.name} is passed over: {why}")
+        else:
+            self._say(f"engine {entry.engine.name} is set aside as {entry.engine.name}.bad: {why}")
             for path in entry:
                 with contextlib.suppress(FileNotFoundError):
                     path.replace(path.with_name(path.name + ".bad"))
 
     @contextlib.contextmanager
-    def _locked(self, entry: Entry, waiting: Callable[[], None]) -> Iterator[bool]:
-        """Alone with the entry, among processes too; yields whether the directory can be written."""
+    def alone(self, entry: Entry, waiting: Callable[[], None] = lambda: None) -> Iterator[OSError | None]:
+        """Alone with the entry, among processes too; yields what keeps the directory from being written, if anything.
+
+        waiting: called while another process is. Not to be nested for one entry.
+        """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             # The lock's file stays: removing it would let two processes lock two files of one name.
             handle = os.open(self.directory / f"{entry.engine.stem}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError:
-            yield False
+        except OSError as e:
+            yield e
             return
         try:
             told = False
@@ -236,7 +249,7 @@ class EngineCache:
                         told = True
                     waiting()
                     time.sleep(_WAIT)
-            yield True
+            yield None
         finally:
             os.close(handle)  # and with it the lock
 
@@ -252,6 +265,6 @@ def read_json(path: Path, type: type[T]) -> T | None:
 def write_json(path: Path, value: Any, say: Say) -> None:
     """Keep a measurement; a directory that refuses costs another measurement at the next start, and a word."""
     try:
-        write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        write_whole(path, _json(value))
     except OSError as e:
         say(f"{path.parent} cannot keep {path.name}: {e.strerror}")

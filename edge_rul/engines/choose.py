@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from edge_rul.bundle import Bundle
 from edge_rul.config import EngineSettings
-from edge_rul.engines import Engine, Say, verify
+from edge_rul.engines import Engine, Say, tolerance_of, verify
 from edge_rul.engines.cache import default_directory
 from edge_rul.engines.failures import gpu_given_up, losses
 from edge_rul.errors import EngineError
@@ -155,6 +155,7 @@ def _open(name: str, bundle: Bundle, options: Options) -> Engine:
         from edge_rul.engines.flavour import Flavour
         from edge_rul.engines.tensorrt import TensorRtEngine
 
+        tolerance_of(bundle, name, options.precision)  # a build takes minutes
         return TensorRtEngine(
             bundle,
             Flavour(name),

@@ -14,8 +14,19 @@ from pathlib import Path
 
 from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle
-from edge_rul.engines import Say, verify
-from edge_rul.engines.cache import EngineCache, Profile, default_directory, store, write_whole
+from edge_rul.engines import Say, tolerance_of, verify
+from edge_rul.engines.cache import (
+    EngineCache,
+    Entry,
+    Facts,
+    Profile,
+    Unusable,
+    check,
+    default_directory,
+    note_parity,
+    store,
+    write_whole,
+)
 from edge_rul.engines.cuda import Cuda
 from edge_rul.engines.flavour import Flavour, Target
 from edge_rul.engines.onnx_precision import in_precision
@@ -35,17 +46,15 @@ def build_engine(
     directory: Path,
     *,
     say: Say,
-    notify: Notify = lambda *_: None,
     progress: Progress | None = None,
 ) -> bytes:
     """The serialized engine. The timing cache in `directory` is used and kept. Raises EngineError."""
     m = bundle.manifest
     timing_file = directory / f"{flavour.name}-{flavour.version}.timing"
     timing = timing_file.read_bytes() if timing_file.exists() else b""
-    with extending(notify, "building the TensorRT engine"):
-        data = in_precision(bundle.graph.read_bytes(), precision)
-        graph = Graph(data, str(bundle.graph), m.window, m.network.c_in, len(m.classes))
-        built = build_blob(graph, flavour, profile, target, timing=timing, progress=progress)
+    data = in_precision(bundle.graph.read_bytes(), precision)
+    graph = Graph(data, str(bundle.graph), m.window, m.network.c_in, len(m.classes))
+    built = build_blob(graph, flavour, profile, target, timing=timing, progress=progress)
     if built.timing and built.timing != timing:
         try:
             write_whole(timing_file, built.timing)
@@ -62,10 +71,15 @@ def compile_command(
     target: Target | None,
     max_batch: int,
     cache: Path | None,
+    again: bool,
     notify: Notify,
 ) -> int:
-    """Build, keep, and where the GPU is here, verify. Returns an exit code; raises BundleError or EngineError."""
+    """Build and keep what is not kept yet, and where the GPU is here, verify it.
+
+    again: build what is kept too. Returns an exit code; raises BundleError or EngineError.
+    """
     bundle = bundles.load(path)
+    tolerance_of(bundle, engine, precision)
     flavour = Flavour(engine)
     directory = cache or default_directory()
     device = None
@@ -73,46 +87,55 @@ def compile_command(
         try:
             device = Cuda().device()
         except EngineError as e:
-            hint = "name the GPU that it is for, such as --target sm89" if flavour.builds_ahead else e.hint
-            problem = f"{flavour.name} {flavour.version} builds on the GPU that runs the engine, and there is none here"
+            problem, hint = f"no GPU here to build for: {e.problem}", e.hint
             if flavour.builds_ahead:
-                problem = f"no GPU here to build for: {e.problem}"
+                hint = f"name the GPU that it is for, such as --target sm89; or: {e.hint}"
             raise EngineError("compile", engine, problem, hint=hint) from e
     elif not flavour.builds_ahead:
         problem = f"{flavour.name} {flavour.version} builds on the GPU that runs the engine only"
         raise EngineError("compile", engine, problem, hint="leave --target out there, or use --engine tensorrt_rtx")
     profile = profile_for(max_batch)
     facts = facts_for(bundle, flavour, flavour.place(device, target), precision, profile)
-    entry = EngineCache(directory, _say).entry(facts)
+    kept = EngineCache(directory, _say)
+    entry = kept.entry(facts)
     _say(f"{bundle.manifest.name} {bundle.sha256[:12]} for {engine} {flavour.version}, {precision}")
     _say(f"compute capability {facts.compute_capability}, batches of 1 to {max_batch}")
-    began = time.monotonic()
-    with _shown() as progress:
-        blob = build_engine(
-            bundle, flavour, precision, profile, target, directory, say=_say, notify=notify, progress=progress
-        )
-    seconds = time.monotonic() - began
     try:
-        store(entry, facts, blob, seconds)
-        parity = None
-        if device is not None:
+        with extending(notify, "building the TensorRT engine"), kept.alone(entry) as refusal:
+            if refusal is not None:
+                raise refusal
+            if not again and _whole(entry, facts):
+                print(f"{entry.engine} is there already; --again builds it anew")
+            else:
+                began = time.monotonic()
+                with _shown() as progress:
+                    blob = build_engine(
+                        bundle, flavour, precision, profile, target, directory, say=_say, progress=progress
+                    )
+                seconds = time.monotonic() - began
+                store(entry, facts, blob, seconds)
+                print(f"built {entry.engine} in {seconds:.1f} s: {len(blob) / 1e6:.1f} MB")
+        if device is None:
+            print("  not verified: the GPU that it is for is not here; the daemon verifies it before it serves")
+        else:
             with TensorRtEngine(
                 bundle, flavour, cache=directory, say=_say, precision=precision, max_batch=max_batch, build="never"
             ) as made:
                 rul, logits = verify(made, bundle)
-            parity = {"rul": rul, "logits": logits}
-            store(entry, facts, blob, seconds, parity)
+            note_parity(entry, {"rul": rul, "logits": logits})
+            print(f"  golden windows off by {rul:.2g} {bundle.manifest.rul.unit}, {logits:.2g} in logits")
     except OSError as e:
-        raise EngineError("compile", str(directory), f"cannot be written: {e.strerror}", hint="--cache DIR") from e
-    print(f"built {entry.engine} in {seconds:.1f} s: {len(blob) / 1e6:.1f} MB")
-    if parity is None:
-        print("  not verified: the GPU that it is for is not here; the daemon verifies it before it serves")
-    else:
-        print(
-            f"  golden windows off by {parity['rul']:.2g} {bundle.manifest.rul.unit}, {parity['logits']:.2g} in logits"
-        )
+        raise EngineError("compile", str(directory), f"cannot be used: {e.strerror}", hint="--cache DIR") from e
     print(f"  its facts are in {entry.sidecar.name}")
     return EXIT_OK
+
+
+def _whole(entry: Entry, facts: Facts) -> bool:
+    try:
+        return check(entry, facts) is not None
+    except Unusable as e:
+        _say(f"{entry.engine.name} is built again: {e}")
+        return False
 
 
 def _say(text: str) -> None:

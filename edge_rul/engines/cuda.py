@@ -36,6 +36,7 @@ _FATAL = frozenset(
         999,  # unknown
     }
 )
+_NO_DRIVER_OR_TOO_OLD = 35  # one code for both
 _TO_DEVICE, _TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
 
 
@@ -84,6 +85,11 @@ class Cuda:
         if int(error) in _FATAL:
             hint = "the process ends and starts anew; `dmesg` has the driver's own words (Xid)"
             raise FatalCudaError("CUDA", name, problem, hint=hint)
+        if int(error) == _NO_DRIVER_OR_TOO_OLD and (has := int(self._cuda.cudaDriverGetVersion()[1] or 0)):
+            needs = int(self._cuda.cudaRuntimeGetVersion()[1])
+            problem = f"the NVIDIA driver is for CUDA {_version(has)}, this cuda-bindings needs {_version(needs)}"
+            hint = f"a newer driver, or packages for CUDA {has // 1000}: docs/engines.md, On a GPU"
+            raise EngineError("CUDA", name, problem, hint=hint)
         hint = "is there an NVIDIA GPU with a driver, and may this user open it? `nvidia-smi` tells"
         raise EngineError("CUDA", name, problem, hint=hint)
 
@@ -95,7 +101,7 @@ class Cuda:
         return Device(
             (name.decode(errors="replace") if isinstance(name, bytes) else str(name)).strip("\0 "),
             f"{properties.major}.{properties.minor}",
-            f"{driver // 1000}.{driver % 1000 // 10}",
+            _version(driver),
         )
 
     def memory(self) -> tuple[int, int]:
@@ -153,20 +159,28 @@ class Cuda:
         self._call("cudaStreamBeginCapture", stream, mode)
 
     def end_capture(self, stream: int) -> Any:
-        """What was given to the stream since `begin_capture`, as a graph that can be launched."""
-        graph = self._call("cudaStreamEndCapture", stream)
-        try:
-            return self._call("cudaGraphInstantiate", graph, 0)
-        finally:
-            self._call("cudaGraphDestroy", graph)
+        """What was given to the stream since `begin_capture`, as a graph that `instantiate` takes."""
+        return self._call("cudaStreamEndCapture", stream)
+
+    def instantiate(self, graph: Any) -> Any:
+        """The graph as one that can be launched."""
+        return self._call("cudaGraphInstantiate", graph, 0)
 
     def abandon_capture(self, stream: int) -> None:
         """Leave capturing after an error, which is what counts: another one on the way is not raised."""
         with contextlib.suppress(EngineError):
-            self._call("cudaGraphDestroy", self._call("cudaStreamEndCapture", stream))
+            self.destroy_graph(self.end_capture(stream))
 
     def launch(self, graph: Any, stream: int) -> None:
         self._call("cudaGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: Any) -> None:
+        self._call("cudaGraphDestroy", graph)
+
+    def destroy_launchable(self, graph: Any) -> None:
         self._call("cudaGraphExecDestroy", graph)
+
+
+def _version(number: int) -> str:
+    """CUDA's 12060 as 12.6."""
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -103,11 +103,14 @@ class Flavour:
         config.set_compute_capability(getattr(self.trt.ComputeCapability, f"SM{target.sm}"), 0)
 
     def use_timing(self, config: Any, stored: bytes) -> bool:
-        """Give `config` the timing cache, empty where `stored` is of another version. False where there is none."""
+        """Give `config` the timing cache, empty where `stored` is another version's or GPU's. False where none is."""
         if self.builds_ahead:
             return False  # its methods exist, do nothing, and warn
-        cache = config.create_timing_cache(stored) or config.create_timing_cache(b"")
-        return bool(config.set_timing_cache(cache, False))
+        for content in (stored, b""):
+            cache = config.create_timing_cache(content)  # None, as another version's
+            if cache is not None and config.set_timing_cache(cache, False):  # False, as another GPU's
+                return True
+        return False
 
     def timing(self, config: Any) -> bytes:
         return bytes(memoryview(config.get_timing_cache().serialize()))

@@ -7,6 +7,8 @@ Softmax and LayerNormalization stay float32: each sums over a row, where few bit
 with its types swapped and its weights rounded once, from float32.
 """
 
+# ruff: noqa: PLC0415 - float32 is the graph as it is, and needs neither package
+
 from __future__ import annotations
 
 import copy
@@ -14,8 +16,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from edge_rul.errors import EngineError
 
@@ -29,38 +29,41 @@ def in_precision(graph: bytes, precision: str) -> bytes:
         raise EngineError("convert", precision, f"there is no such precision; there are {', '.join(PRECISIONS)}")
     if precision == "float32":
         return graph
+    try:
+        import onnx
+        from onnxconverter_common import float16
+    except ModuleNotFoundError as e:
+        raise EngineError(
+            "convert",
+            precision,
+            f"needs the Python package {e.name}, which is not installed",
+            hint="python -m pip install 'edge-rul[compile]'",
+        ) from None
     source = onnx.load_from_string(graph)
-    converted = _float16(source)
+    converted = _float16(float16, source)
     if precision == "bfloat16":
         _swap(converted, {tensor.name: tensor for tensor in source.graph.initializer})
     data: bytes = converted.SerializeToString(deterministic=True)
     return data
 
 
-def _float16(source: Any) -> Any:
-    try:
-        from onnxconverter_common import float16  # noqa: PLC0415
-    except ModuleNotFoundError as e:
-        raise EngineError(
-            "convert",
-            "float16",
-            f"needs the Python package {e.name}, which is not installed",
-            hint="python -m pip install 'edge-rul[compile]'",
-        ) from None
+def _float16(converter: Any, source: Any) -> Any:
     with warnings.catch_warnings():
         # One for each weight below float16's least, which becomes that: harmless, and there are always some.
         warnings.simplefilter("ignore", UserWarning)
-        return float16.convert_float_to_float16(
+        return converter.convert_float_to_float16(
             copy.deepcopy(source),  # it changes the graph that it is given
             keep_io_types=True,
             # Without the shapes it knows no tensor's type, and joins float16 to a float32 reduction without a cast.
             disable_shape_infer=False,
-            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_REDUCTIONS],
+            op_block_list=[*converter.DEFAULT_OP_BLOCK_LIST, *_REDUCTIONS],
         )
 
 
 def _swap(model: Any, exact: dict[str, Any]) -> None:
     """Make every float16 of `model` a bfloat16, in place. exact: the float32 tensors that its constants come from."""
+    from onnx import TensorProto, helper, numpy_helper
+
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16:
             origin = exact.get(tensor.name, tensor)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,29 +73,39 @@ class TensorRtEngine:
         self._say = say
         self._directory = cache
         self._closed = False
-        self._cuda = cuda or Cuda()
-        device = self._cuda.device()
-        profile = profile_for(max_batch)
-        facts = facts_for(bundle, flavour, flavour.place(device, None), precision, profile)
-        self._engine = EngineCache(cache, say).open(
-            facts,
-            self._deserialize,
-            None if build == "never" else lambda: self._build(bundle, profile),
-            command=command(bundle, facts, cache, flavour),
-        )
-        # Compiled kernels belong to this GPU and driver, also where the engine itself does not.
-        digest = hashlib.sha256("\0".join(device).encode()).hexdigest()[:12]
-        self._kernels_file = cache / f"{facts.name}-{digest}.kernels"
         self._held = contextlib.ExitStack()
-        try:
-            self._allocate()
-        except BaseException:
-            self.close()
-            raise
+        self._cuda = cuda or Cuda()
+        with self._losses_counted():
+            device = self._cuda.device()
+            profile = profile_for(max_batch)
+            facts = facts_for(bundle, flavour, flavour.place(device, None), precision, profile)
+            self._engine = EngineCache(cache, say).open(
+                facts,
+                self._deserialize,
+                None if build == "never" else lambda: self._build(bundle, profile),
+                command=command(bundle, facts, cache, flavour),
+            )
+            # Compiled kernels belong to this GPU and driver, also where the engine itself does not.
+            digest = hashlib.sha256("\0".join(device).encode()).hexdigest()[:12]
+            self._kernels_file = cache / f"{facts.name}-{digest}.kernels"
+            try:
+                self._allocate()
+            except BaseException:
+                self.close()
+                raise
 
     def gpu_memory(self) -> tuple[int, int]:
         """Bytes of the GPU's memory in use, by anybody, and in all. Any thread may ask. Raises as `Cuda` does."""
         return self._cuda.memory()
+
+    @contextlib.contextmanager
+    def _losses_counted(self) -> Iterator[None]:
+        """The process ends after a fatal error, at its start as later; the next start finds it counted."""
+        try:
+            yield
+        except FatalCudaError:
+            record_failure(self._directory, self._say)
+            raise
 
     def _build(self, bundle: Bundle, profile: Profile) -> bytes:
         from edge_rul.engines.compile import build_engine  # noqa: PLC0415
@@ -106,6 +117,7 @@ class TensorRtEngine:
         self._runtime = self._flavour.trt.Runtime(self._flavour.logger)
         engine = self._runtime.deserialize_cuda_engine(blob)
         if engine is None:
+            self._cuda.check()  # a GPU that is full or lost says nothing against the engine
             raise Unusable(self._flavour.said())
         found = {
             (name := engine.get_tensor_name(i)): tuple(engine.get_tensor_shape(name))
@@ -155,8 +167,10 @@ class TensorRtEngine:
         except BaseException:
             self._cuda.abandon_capture(self._stream)
             raise
-        launchable = self._cuda.end_capture(self._stream)
-        self._held.callback(self._cuda.destroy_graph, launchable)
+        graph = self._cuda.end_capture(self._stream)
+        self._held.callback(self._cuda.destroy_graph, graph)
+        launchable = self._cuda.instantiate(graph)
+        self._held.callback(self._cuda.destroy_launchable, launchable)
         self._graphs[size] = _Graph(context, launchable)
 
     def _walk(self, context: Any, n: int) -> None:
@@ -178,7 +192,7 @@ class TensorRtEngine:
             return np.empty(0, np.float32), np.empty((0, self._classes), np.float32)
         pinned = self._host["x"]
         pinned[:n] = x
-        try:
+        with self._losses_counted():
             size = next((size for size in self._graphs if size >= n), 0)
             if size:
                 pinned[n:size] = 0
@@ -186,9 +200,6 @@ class TensorRtEngine:
             else:
                 self._walk(self._context, n)
             self._cuda.wait(self._stream)
-        except FatalCudaError:
-            record_failure(self._directory, self._say)
-            raise
         return self._host["rul"][:n].copy(), self._host["logits"][:n].copy()
 
     def close(self) -> None:

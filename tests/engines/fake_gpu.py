@@ -48,7 +48,8 @@ class FakeCuda:
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, list[Work]] = {}
         self.capturing: dict[int, list[Work]] = {}
-        self.graphs: set[int] = set()
+        self.captured: dict[int, list[Work]] = {}
+        self.graphs: dict[int, list[Work]] = {}  # that can be launched
         self.calls: list[str] = []
         self._kept: list[Any] = []
         self._failures: dict[str, list[int]] = {}
@@ -60,8 +61,8 @@ class FakeCuda:
 
     @property
     def leaks(self) -> dict[str, int]:
-        counts = {"device": self.memory, "pinned": self.pinned, "streams": self.streams, "graphs": self.graphs}
-        return {name: len(held) for name, held in counts.items() if held}
+        names = ("memory", "pinned", "streams", "capturing", "captured", "graphs")
+        return {name: len(held) for name in names if (held := getattr(self, name))}
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -94,6 +95,9 @@ class FakeCuda:
     def cudaDriverGetVersion(self) -> tuple[Any, ...]:
         return OK, self.driver
 
+    def cudaRuntimeGetVersion(self) -> tuple[Any, ...]:
+        return OK, 13050
+
     def cudaMemGetInfo(self) -> tuple[Any, ...]:
         used = sum(len(buffer) for buffer in self.memory.values())
         return OK, 8 * 2**30 - used, 8 * 2**30
@@ -125,6 +129,7 @@ class FakeCuda:
         return OK, stream
 
     def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
+        self.capturing.pop(stream, None)
         return (OK if self.streams.pop(stream, None) is not None else INVALID,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
@@ -151,25 +156,25 @@ class FakeCuda:
         return (OK,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[Any, ...]:
-        return OK, self.capturing.pop(stream)
-
-    def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[Any, ...]:
         number = self._number()
-        self.graphs.add(number)
-        self._kept.append((number, list(graph)))
+        self.captured[number] = self.capturing.pop(stream)
         return OK, number
 
-    def cudaGraphDestroy(self, graph: list[Work]) -> tuple[Any, ...]:
-        return (OK,)
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, ...]:
+        number = self._number()
+        self.graphs[number] = list(self.captured[graph])
+        return OK, number
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[Any, ...]:
+        return (OK if self.captured.pop(graph, None) is not None else INVALID,)
 
     def cudaGraphLaunch(self, number: int, stream: int) -> tuple[Any, ...]:
-        for work in next(g for n, g in (k for k in self._kept if isinstance(k, tuple)) if n == number):
+        for work in self.graphs[number]:
             self.give(stream, work)
         return (OK,)
 
     def cudaGraphExecDestroy(self, number: int) -> tuple[Any, ...]:
-        self.graphs.discard(number)
-        return (OK,)
+        return (OK if self.graphs.pop(number, None) is not None else INVALID,)
 
 
 HEADER = b"FAKE-ENGINE:"
@@ -293,11 +298,11 @@ class BuilderConfig:
         return 0
 
     def create_timing_cache(self, data: bytes) -> Any:
-        return SimpleNamespace(serialize=lambda: bytes(data) + b"+") if data in (b"", b"+") else None
+        return SimpleNamespace(serialize=lambda: bytes(data) + b"+") if data != b"of another version" else None
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
         self.timing_cache = cache
-        return True
+        return b"another GPU" not in cache.serialize()
 
     def get_timing_cache(self) -> Any:
         return self.timing_cache

@@ -226,7 +226,7 @@ def test_a_read_only_directory_serves_what_it_holds(read_only: Builder) -> None:
 def test_a_read_only_directory_costs_a_build_at_each_start_and_says_so(read_only: Builder) -> None:
     other = msgspec.structs.replace(FACTS, version="11.4")
     assert read_only.open(other) == "engine 2"
-    assert "cannot keep it" in read_only.said[-1]
+    assert "cannot keep it: Read-only file system" in read_only.said[-1]
     assert "next start builds it again" in read_only.said[-1]
     assert read_only.open(other) == "engine 3"
 
@@ -234,6 +234,7 @@ def test_a_read_only_directory_costs_a_build_at_each_start_and_says_so(read_only
 def test_a_damaged_engine_in_a_read_only_directory_is_passed_over(read_only: Builder) -> None:
     truncate(*read_only.cache.entry(FACTS))
     assert read_only.open() == "engine 2"
+    assert "is passed over: 3 bytes, not the 8" in read_only.said[0]
     assert list(read_only.cache.directory.glob("*.bad")) == []
 
 
@@ -271,6 +272,18 @@ def test_a_real_read_only_directory(tmp_path: Path) -> None:
     assert lines[0] == "engine 1"
     assert lines[-1] == "new"
     assert "Permission denied" in lines[-2]
+
+
+def test_a_full_disk_costs_a_build_at_each_start_and_leaves_no_draft(
+    box: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edge_rul.engines.cache.os.fsync", full)
+    assert [box.open(), box.open()] == ["engine 1", "engine 2"]
+    assert "cannot keep it: No space left on device" in box.said[-1]
+    assert [path.suffix for path in box.cache.directory.iterdir()] == [".lock"]
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def test_an_engine_that_refuses_is_named_and_the_rest_serve(
     watched.refuses.add("openvino")
     assert start(tiny_bundle, tmp_path, said) == "onnxruntime"
     assert said[0] == "auto: openvino does not serve here: will not"
+    watched.refuses.clear()
+    assert start(tiny_bundle, tmp_path, said) == "openvino", "what was mended is tried again"
 
 
 def test_a_kept_engine_that_refuses_now_is_measured_again(

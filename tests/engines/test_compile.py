@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import socket
+import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,14 +21,18 @@ import numpy as np
 import onnx
 import pytest
 from conftest import absent
+from engines.fake_gpu import FakeCuda, fake_tensorrt
 
 from bundles import bundle_parts
 from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle
 from edge_rul.cli import main
 from edge_rul.core.features import Readings
+from edge_rul.engines import compile as compile_room
+from edge_rul.engines import tensorrt as tensorrt_room
 from edge_rul.engines.cache import EngineCache, Profile, Sidecar, check
 from edge_rul.engines.compile import build_engine
+from edge_rul.engines.cuda import Cuda
 from edge_rul.engines.flavour import Flavour, Target
 from edge_rul.engines.onnx_precision import in_precision
 from edge_rul.engines.tensorrt import facts_for
@@ -217,25 +222,89 @@ def test_asking_for_time_ends_with_the_build() -> None:
     assert not any(t.name == "extend-timeout" for t in __import__("threading").enumerate())
 
 
-def test_a_directory_that_cannot_be_written(rtx: Flavour, tiny_bundle: Bundle, tmp_path: Path, capsys: Any) -> None:
+def test_a_directory_that_cannot_be_written_is_told_before_the_build(
+    rtx: Flavour, tiny_bundle: Bundle, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_room, "build_engine", no_build)
     (tmp_path / "file").write_text("")
     arguments = ["compile", str(tiny_bundle.path), "--target", "sm89", "--cache", str(tmp_path / "file" / "cache")]
     assert main(arguments) == EXIT_CONFIG
-    assert "cannot be written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cache: cannot be used: Not a directory" in said
+    assert "--cache DIR" in said
 
 
-def test_what_we_call_is_in_the_real_module(rtx: Flavour) -> None:
-    """What only a GPU would call: by name, since without a driver nothing is deserialised."""
-    trt = rtx.trt
-    needed = {
-        "Runtime": ["deserialize_cuda_engine"],
-        "ICudaEngine": ["num_io_tensors", "get_tensor_name", "get_tensor_shape", "create_execution_context"],
-        "IExecutionContext": ["set_tensor_address", "set_input_shape", "execute_async_v3", "is_stream_capturable"],
-        "IRuntimeConfig": ["cuda_graph_strategy", "create_runtime_cache", "set_runtime_cache"],
-        "IRuntimeCache": ["deserialize", "serialize", "reset"],
-        "CudaGraphStrategy": ["WHOLE_GRAPH_CAPTURE"],
-    }
-    assert [f"{c}.{n}" for c, names in needed.items() for n in names if not hasattr(getattr(trt, c), n)] == []
-    assert hasattr(trt.ICudaEngine, "create_runtime_config")
-    assert trt.Runtime(rtx.logger).deserialize_cuda_engine(b"no engine") is None
-    assert rtx.said() != "it gave no reason"
+def test_a_precision_that_the_bundle_does_not_allow_is_told_before_the_build(
+    rtx: Flavour, tiny_bundle: Bundle, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compile_room, "build_engine", no_build)
+    assert main(["compile", str(tiny_bundle.path), "--target", "sm89", "--precision", "fp16"]) == EXIT_CONFIG
+    assert "no tolerance for precision float16" in capsys.readouterr().err
+
+
+def no_build(*_: object, **__: object) -> bytes:
+    raise AssertionError("minutes, for nothing")
+
+
+def test_what_is_there_is_not_built_again(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before each start of a service; and what is there and damaged is."""
+    built: list[int] = []
+    monkeypatch.setattr(compile_room, "build_engine", lambda *_, **__: built.append(1) or b"an engine")
+    monkeypatch.setattr(compile_room, "Flavour", lambda name: Flavour(name, fake_tensorrt(FakeCuda(), rtx=True)))
+    arguments = ["compile", str(tiny_bundle.path), "--target", "sm89", "--cache", str(tmp_path)]
+    assert main(arguments) == main(arguments) == EXIT_OK
+    assert len(built) == 1
+    assert "is there already" in capsys.readouterr().out
+    assert main([*arguments, "--again"]) == EXIT_OK
+    assert len(built) == 2
+    next(tmp_path.glob("*.engine")).write_bytes(b"an eng")
+    assert main(arguments) == EXIT_OK
+    assert len(built) == 3
+    assert "is built again: 6 bytes, not the 9" in capsys.readouterr().err
+
+
+def test_where_the_gpu_is_the_engine_is_verified_and_its_parity_kept(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setattr(compile_room, "Cuda", lambda: Cuda(cuda))
+    monkeypatch.setattr(tensorrt_room, "Cuda", lambda: Cuda(cuda))
+    module = fake_tensorrt(cuda, rtx=False)
+    monkeypatch.setattr(compile_room, "Flavour", lambda name: Flavour(name, module))
+    arguments = ["compile", str(tiny_bundle.path), "--engine", "tensorrt", "--cache", str(tmp_path)]
+    for _ in range(2):
+        assert main(arguments) == EXIT_OK
+        assert "golden windows off by" in capsys.readouterr().out
+        sidecar = msgspec.json.decode(next(tmp_path.glob("*.json")).read_bytes(), type=Sidecar)
+        assert sidecar.parity is not None
+        assert 0 <= sidecar.parity["rul"] <= 1e-3
+        assert (sidecar.facts.gpu, sidecar.facts.driver) == ("Fake GPU", "13.5")
+    assert module.builds == 1
+    assert cuda.leaks == {}
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt_rtx"])
+def test_without_a_gpu_it_says_why_there_is_none(
+    tiny_bundle: Bundle, engine: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda(driver=12040)
+    cuda.fail("cudaGetDevice", 35)
+    monkeypatch.setattr(compile_room, "Cuda", lambda: Cuda(cuda))
+    module = fake_tensorrt(cuda, rtx=engine == "tensorrt_rtx")
+    monkeypatch.setattr(compile_room, "Flavour", lambda name: Flavour(name, module))
+    assert main(["compile", str(tiny_bundle.path), "--engine", engine]) == EXIT_CONFIG
+    said = capsys.readouterr().err
+    assert "no GPU here to build for: the NVIDIA driver is for CUDA 12.4" in said
+    assert ("--target sm89" in said) == (engine == "tensorrt_rtx")
+
+
+def test_float32_needs_no_package_to_convert_with(fd001: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = fd001.graph.read_bytes()
+    for module in ("onnx", "onnxconverter_common"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert in_precision(graph, "float32") == graph
+    with pytest.raises(EngineError, match="needs the Python package onnx, which is not installed") as caught:
+        in_precision(graph, "float16")
+    assert "edge-rul[compile]" in caught.value.hint

@@ -21,6 +21,7 @@ from edge_rul import bundle as bundles
 from edge_rul.bundle import Bundle, Golden, Tolerance
 from edge_rul.core.normalise import Array
 from edge_rul.engines import Engine, infer_all, open_engine, verify
+from edge_rul.engines.auto import nvidia_driver
 from edge_rul.errors import EXIT_CONFIG, EngineError
 from edge_rul.model.numpy_reference import dual_task_model, load_params
 
@@ -42,13 +43,19 @@ class Case(NamedTuple):
     package: str
     precision: str = "float32"
     of_graph: bool = True
-    gpu: str = ""  # a fake one: "", "plain", or "capturable"
+    gpu: str = ""  # "", a fake one: "plain" or "capturable", or the one that is "here"
 
     @property
     def across(self) -> dict[str, float]:
         return FLOAT32 if self.precision == "float32" else REDUCED
 
     def open(self, bundle: Bundle) -> Engine:
+        if self.gpu == "here":
+            from edge_rul.engines.flavour import Flavour
+            from edge_rul.engines.tensorrt import TensorRtEngine
+
+            cache = bundle.path.parent / f"cache-of-{self.name}"
+            return TensorRtEngine(bundle, Flavour(self.name), cache=cache, say=print, max_batch=MAX_BATCH)
         if self.gpu:
             return open_on_fake_gpu(self.name, bundle, capturable=self.gpu == "capturable")
         if self.name == "openvino":
@@ -87,6 +94,8 @@ CASES = {
     "tensorrt on a fake GPU": Case("tensorrt", "onnx", gpu="plain"),
     "tensorrt on a fake GPU, captured": Case("tensorrt", "onnx", gpu="capturable"),
     "tensorrt_rtx on a fake GPU": Case("tensorrt_rtx", "onnx", gpu="plain"),
+    "tensorrt": Case("tensorrt", "tensorrt", gpu="here"),
+    "tensorrt_rtx": Case("tensorrt_rtx", "tensorrt_rtx", gpu="here"),
 }
 
 
@@ -107,6 +116,8 @@ def tolerant(path: Path, **parts: Any) -> Bundle:
 @pytest.fixture(params=CASES, scope="module")
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     chosen = CASES[request.param]
+    if chosen.gpu == "here" and not nvidia_driver():
+        pytest.skip("no NVIDIA driver here")
     if find_spec(chosen.package) is None:
         absent(f"the package {chosen.package}")
     if chosen.precision != "float32":
@@ -414,7 +425,7 @@ def test_auto_opens_an_engine_of_this_list_verified(tiny_bundle: Bundle) -> None
 
 
 def test_a_hundred_times_open_and_close_hold_no_memory(case: Case, tiny_bundle: Bundle) -> None:
-    if case.gpu:
+    if case.gpu in ("plain", "capturable"):
         pytest.skip("a fake GPU's memory is not an engine's; tests/engines/test_tensorrt.py counts what it still holds")
     x = windows(tiny_bundle, MAX_BATCH)
 

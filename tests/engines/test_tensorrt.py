@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,10 @@ def test_it_tells_how_full_the_gpu_is(box: Box) -> None:
         assert 0 < used < total == 8 * 2**30
 
 
-CALLS = [
-    *("cudaGetDevice", "cudaGetDeviceProperties", "cudaDriverGetVersion", "cudaStreamCreateWithFlags"),
-    *("cudaHostAlloc", "cudaMalloc", "cudaMemcpyAsync", "cudaStreamSynchronize"),
-    *("cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch"),
-]
+CONSTANTS = ["cudaStreamNonBlocking", "cudaMemcpyKind", "cudaStreamCaptureMode"]
+GIVES_BACK = ["cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaGraphDestroy", "cudaGraphExecDestroy"]
+ASKS = {"cudaMemGetInfo", "cudaRuntimeGetVersion", "cudaGetLastError"}  # of no batch; their tests are below
+CALLS = sorted({name for name in dir(FakeCuda) if name.startswith("cuda")} - {*GIVES_BACK, *ASKS, *CONSTANTS})
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -87,12 +87,36 @@ def test_a_call_that_fails_leaves_nothing_behind(box: Box, call: str, after: int
     assert box.cuda.leaks == {}
 
 
-@pytest.mark.parametrize("call", ["cudaFree", "cudaFreeHost", "cudaStreamDestroy"])
+@pytest.mark.parametrize("call", GIVES_BACK)
 def test_a_failure_to_give_back_is_told_and_does_not_end_the_process(box: Box, call: str) -> None:
     engine = box.open()
     box.cuda.fail(call, 2)
     engine.close()
-    assert call in box.said[-1]
+    if call in box.cuda.calls:
+        assert call in box.said[-1]
+        assert sum(box.cuda.leaks.values()) == 1, "the rest is given back all the same"
+
+
+@pytest.mark.parametrize("has", [0, 12040])
+def test_no_driver_and_one_that_is_too_old_are_told_apart(box: Box, has: int) -> None:
+    """One code of CUDA's, 35, for both."""
+    box.cuda.driver = has
+    box.cuda.fail("cudaGetDevice", 35)
+    with pytest.raises(EngineError) as caught:
+        box.open()
+    assert ("driver is for CUDA 12.4, this cuda-bindings needs 13.5" in caught.value.problem) == (has > 0)
+    assert ("packages for CUDA 12" if has else "is there an NVIDIA GPU") in caught.value.hint
+
+
+def test_buffers_and_stream_are_made_once(box: Box) -> None:
+    with box.open() as engine:
+        made = {
+            name: box.cuda.calls.count(name) for name in ("cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags")
+        }
+        assert made == {"cudaMalloc": 3, "cudaHostAlloc": 3, "cudaStreamCreateWithFlags": 1}
+        for n in (1, MAX_BATCH, 3):
+            engine.infer(windows(box.bundle, n))
+        assert made == {name: box.cuda.calls.count(name) for name in made}
 
 
 @pytest.mark.parametrize("code", [214, 700, 702, 719, 999])
@@ -107,6 +131,28 @@ def test_a_lost_context_ends_the_process_and_is_remembered(box: Box, code: int) 
     for _ in range(failures.LIMIT - 1):
         failures.record_failure(box.cache, box.said.append)
     assert f"{failures.LIMIT} times" in str(gpu_given_up(box.cache))
+
+
+@pytest.mark.parametrize("call", ["cudaGetDevice", "cudaMalloc", "cudaHostAlloc"])
+def test_a_gpu_that_is_lost_at_each_start_is_remembered_too(box: Box, call: str) -> None:
+    for _ in range(failures.LIMIT):
+        assert gpu_given_up(box.cache) is None
+        box.cuda.fail(call, 719)
+        with pytest.raises(FatalCudaError):
+            box.open()
+    assert gpu_given_up(box.cache) is not None
+    assert box.cuda.leaks == {}
+
+
+def test_an_engine_is_not_blamed_for_a_gpu_that_is_full(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT answers None to both; CUDA knows."""
+    box.open().close()
+    monkeypatch.setattr(box.module.Runtime, "deserialize_cuda_engine", lambda self, blob: None)
+    box.cuda.fail("cudaGetLastError", 2)
+    with pytest.raises(EngineError, match=r"cudaGetLastError: cudaError2 \(2\)"):
+        box.open(build="never")
+    monkeypatch.undo()
+    box.open(build="never").close()
 
 
 def test_old_failures_are_forgotten(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,9 +339,10 @@ def test_the_timing_cache_is_kept_where_there_is_one(tmp_path: Path, tiny_bundle
     box.open().close()
     kept = next(box.cache.glob("*.timing"))
     assert kept.read_bytes() == b"+"
-    kept.write_bytes(b"of another version")
-    box.open(max_batch=3).close()
-    assert kept.read_bytes() == b"+"
+    for n, stored in enumerate((b"of another version", b"+ of another GPU")):
+        kept.write_bytes(stored)
+        box.open(max_batch=3 + n).close()
+        assert kept.read_bytes() == b"+"
 
 
 def test_without_the_binding_or_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,13 +363,36 @@ def test_the_real_binding_has_what_we_call() -> None:
         from cuda.bindings import runtime
     except ModuleNotFoundError:
         absent("the package cuda-bindings")
-    ours = [name for name in dir(FakeCuda) if name.startswith("cuda")]
-    assert [name for name in ours if not hasattr(runtime, name)] == []
+    assert [name for name in [*CALLS, *GIVES_BACK, *ASKS, *CONSTANTS] if not hasattr(runtime, name)] == []
     assert int(runtime.cudaError_t.cudaErrorIllegalAddress) == 700
     kinds = runtime.cudaMemcpyKind
     assert (int(kinds.cudaMemcpyHostToDevice), int(kinds.cudaMemcpyDeviceToHost)) == (1, 2)
     assert hasattr(runtime.cudaStreamCaptureMode, "cudaStreamCaptureModeThreadLocal")
     assert {"name", "major", "minor"} <= set(dir(runtime.cudaDeviceProp()))
+
+
+def test_the_real_binding_takes_our_arguments() -> None:
+    """Each call as we make it, where there is no driver: an error of CUDA's, and none of Python's."""
+    try:
+        from cuda.bindings import runtime
+    except ModuleNotFoundError:
+        absent("the package cuda-bindings")
+    if int(runtime.cudaGetDevice()[0]) == 0:
+        pytest.skip("there is a GPU here: these calls would reach it")
+    cuda, array, stream = Cuda(), np.zeros(4, np.float32), 0
+    calls = [
+        *(cuda.device, cuda.memory, cuda.stream, cuda.check),
+        *(lambda: cuda.allocate(16), lambda: cuda.pinned((2, 2)), lambda: cuda.free(0), lambda: cuda.unpin(array)),
+        *(lambda: cuda.to_device(4096, array, stream), lambda: cuda.to_host(array, 4096, stream)),
+        *(lambda: cuda.wait(stream), lambda: cuda.destroy_stream(stream)),
+        *(lambda: cuda.begin_capture(stream), lambda: cuda.end_capture(stream)),
+        *(lambda: cuda.instantiate(runtime.cudaGraph_t()), lambda: cuda.destroy_graph(runtime.cudaGraph_t())),
+        lambda: cuda.launch(runtime.cudaGraphExec_t(), stream),
+        lambda: cuda.destroy_launchable(runtime.cudaGraphExec_t()),
+    ]
+    for call in calls:
+        with contextlib.suppress(EngineError):
+            call()
 
 
 @pytest.mark.parametrize(
