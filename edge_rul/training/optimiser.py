@@ -6,7 +6,8 @@ limit on the gradient. Must not know data, losses or the learning rate's course.
 
 from __future__ import annotations
 
-from typing import Annotated
+from itertools import islice
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -14,6 +15,7 @@ from msgspec import Meta
 from torch import nn
 
 NotNegative = Annotated[float, Meta(ge=0)]
+Group = dict[str, Any]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
 
 
@@ -25,13 +27,13 @@ class _Settings(msgspec.Struct, frozen=True, tag_field="name", forbid_unknown_fi
 
     def build(self, model: nn.Module, loss: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """An optimiser of the network's parameters and of the loss's own, which do not decay."""
-        groups = [
+        groups: list[Group] = [
             {"params": list(model.parameters()), "weight_decay": self.weight_decay},
             {"params": list(loss.parameters()), "weight_decay": 0.0},
         ]
         return self._build([g for g in groups if g["params"]], learning_rate)
 
-    def _build(self, groups: list[dict[str, object]], learning_rate: float) -> torch.optim.Optimizer:
+    def _build(self, groups: list[Group], learning_rate: float) -> torch.optim.Optimizer:
         raise NotImplementedError
 
 
@@ -41,7 +43,7 @@ class AdamWSettings(_Settings, frozen=True, tag="adamw", forbid_unknown_fields=T
     beta1: Beta = 0.9
     beta2: Beta = 0.999
 
-    def _build(self, groups: list[dict[str, object]], learning_rate: float) -> torch.optim.Optimizer:
+    def _build(self, groups: list[Group], learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=learning_rate, betas=(self.beta1, self.beta2))
 
 
@@ -51,7 +53,7 @@ class NAdamSettings(_Settings, frozen=True, tag="nadam", forbid_unknown_fields=T
     beta1: Beta = 0.9
     beta2: Beta = 0.999
 
-    def _build(self, groups: list[dict[str, object]], learning_rate: float) -> torch.optim.Optimizer:
+    def _build(self, groups: list[Group], learning_rate: float) -> torch.optim.Optimizer:
         betas = (self.beta1, self.beta2)
         return torch.optim.NAdam(groups, lr=learning_rate, betas=betas, decoupled_weight_decay=True)
 
@@ -61,8 +63,54 @@ class SgdSettings(_Settings, frozen=True, tag="sgd", forbid_unknown_fields=True)
 
     momentum: Beta = 0.9
 
-    def _build(self, groups: list[dict[str, object]], learning_rate: float) -> torch.optim.Optimizer:
+    def _build(self, groups: list[Group], learning_rate: float) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=learning_rate, momentum=self.momentum, nesterov=self.momentum > 0)
 
 
-OptimiserSettings = AdamWSettings | NAdamSettings | SgdSettings
+class MuonSettings(AdamWSettings, frozen=True, tag="muon", forbid_unknown_fields=True):
+    """The step of a matrix is the orthogonal one nearest to its momentum, so that it goes along rare directions as far
+    as along common ones: Jordan et al., Muon, 2024. It is scaled to the size of AdamW's by Liu et al., arXiv
+    2502.16982, so that both go by one learning rate: what is no matrix, or one of a few rows, goes by AdamW."""
+
+    momentum: Beta = 0.95
+
+    def _build(self, groups: list[Group], learning_rate: float) -> torch.optim.Optimizer:
+        parts: list[torch.optim.Optimizer] = []
+        if own := _only(groups, matrices=True):
+            parts.append(torch.optim.Muon(own, learning_rate, momentum=self.momentum, adjust_lr_fn="match_rms_adamw"))
+        if own := _only(groups, matrices=False):
+            parts.append(super()._build(own, learning_rate))
+        return Together(parts)
+
+
+def _only(groups: list[Group], *, matrices: bool) -> list[Group]:
+    """The groups with those of their parameters that are matrices of 8 rows or more, or with the others."""
+    picked = [[p for p in g["params"] if (p.ndim == 2 and p.shape[0] >= 8) is matrices] for g in groups]
+    return [{**g, "params": own} for g, own in zip(groups, picked, strict=True) if own]
+
+
+class Together(torch.optim.Optimizer):
+    """Optimisers of different parameters as one: their groups one after another, one state, and steps in turn."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self._parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The parts look at what this one holds, which schedules change and checkpoints replace."""
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups = list(islice(groups, len(part.param_groups)))
+            part.state = self.state
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for part in self._parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+
+OptimiserSettings = AdamWSettings | NAdamSettings | SgdSettings | MuonSettings

@@ -51,7 +51,7 @@ class OneCycleSettings(msgspec.Struct, frozen=True, tag="onecycle", tag_field="n
     """Smith and Topin, arXiv 1708.07120: up to `learning_rate` over `warmup` of all steps, then down along a cosine.
 
     start, end: the first and the last rate as a share of the highest. Adam's beta1 or SGD's momentum goes the other
-    way, from 0.95 to 0.85 and back.
+    way, from 0.95 to 0.85 and back; Muon's does not.
     """
 
     learning_rate: Positive = 0.001
@@ -70,6 +70,7 @@ class OneCycleSettings(msgspec.Struct, frozen=True, tag="onecycle", tag_field="n
                 pct_start=max(self.warmup, min(2 / total, 0.75)),
                 div_factor=1 / self.start,
                 final_div_factor=self.start / self.end,
+                cycle_momentum=not {"betas", "momentum"}.isdisjoint(optimiser.defaults),
             )
         )
 

@@ -152,6 +152,15 @@ def test_augmentation_moves_levels_and_drops_whole_sensors() -> None:
     assert torch.equal(augment(x, AugmentSettings(), torch.Generator()), x)
 
 
+def test_some_windows_are_moved_far_and_most_stay_close() -> None:
+    x = torch.zeros(4000, 10, 14)
+    settings = AugmentSettings(offset=0.3, ramp=0.4, spread=0.6)
+    size = augment(x, settings, torch.Generator().manual_seed(0))[:, [0, -1]].square().mean(dim=(1, 2)).sqrt()  # (B,)
+    # At the ends offset and ramp make 0.5; one factor a window is log-normal: its logarithm deviates by 0.6.
+    assert size.log().mean().exp().item() == pytest.approx(0.5, rel=0.05)
+    assert size.log().std().item() == pytest.approx(0.6, rel=0.1)
+
+
 def test_plain_lines_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines(epochs=2, steps=3, interval=0) as shown:
         shown.step(1, 1, 2345.678)

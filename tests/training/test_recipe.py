@@ -15,7 +15,7 @@ from edge_rul.training import device, fit
 from edge_rul.training.average import Average, AverageSettings, EmaSettings, UniformSettings
 from edge_rul.training.commands import train_command
 from edge_rul.training.metrics import Scores
-from edge_rul.training.optimiser import AdamWSettings, NAdamSettings, OptimiserSettings, SgdSettings
+from edge_rul.training.optimiser import AdamWSettings, MuonSettings, NAdamSettings, OptimiserSettings, SgdSettings
 from edge_rul.training.schedule import ConstantSettings, CosineSettings, PlateauSettings, ScheduleSettings
 
 
@@ -74,7 +74,9 @@ def test_the_average_of_four_steps(settings: AverageSettings, expected: float) -
     assert average.model.weight.item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("settings", [AdamWSettings(0.1), NAdamSettings(0.1), SgdSettings(0.1, momentum=0.0)])
+@pytest.mark.parametrize(
+    "settings", [AdamWSettings(0.1), NAdamSettings(0.1), SgdSettings(0.1, momentum=0.0), MuonSettings(0.1)]
+)
 def test_a_losss_own_parameters_do_not_decay(settings: OptimiserSettings) -> None:
     model, loss = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     optimiser = settings.build(model, loss, 0.5)
@@ -86,6 +88,30 @@ def test_a_losss_own_parameters_do_not_decay(settings: OptimiserSettings) -> Non
     optimiser.step()
     assert model.weight.item() == pytest.approx(0.95)
     assert loss.weight.item() == 1.0
+
+
+def test_muon_moves_a_matrix_equally_along_all_directions_and_the_rest_as_adamw_does() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 1))
+    wide, narrow = model[0], model[1]
+    settings = MuonSettings(weight_decay=0.0)
+    optimiser = settings.build(model, nn.Identity(), 0.01)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    strengths = torch.logspace(-2, 2, 16)  # of the gradient along its 16 directions
+    left, right = (torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(i)))[0] for i in (1, 2))
+    wide.weight.grad = left @ torch.diag(strengths) @ right
+    for p in (wide.bias, narrow.weight, narrow.bias):
+        p.grad = torch.full_like(p, 3.0)
+    optimiser.step()
+
+    step = before["0.weight"] - wide.weight
+    # Five steps of Newton and Schulz take strengths that differ by a hundred to between 0.7 and 1.2.
+    along = torch.diag(left.T @ step @ right.T)
+    assert (along > 0).all()
+    assert along[8:].max() < 2 * along[8:].min(), "those above a hundredth of the strongest"
+    assert step.square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.3), "as large as AdamW's"
+    for name in ("0.bias", "1.weight", "1.bias"):
+        moved = before[name] - model.get_parameter(name)
+        assert torch.allclose(moved, torch.full_like(moved, 0.01), rtol=1e-3), f"{name}: AdamW's first step"
 
 
 def test_early_stopping_ends_the_run_and_ships_the_best_epoch(

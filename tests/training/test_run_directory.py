@@ -32,9 +32,12 @@ RECIPES = {
     "adamw, constant": """
   schedule: {name: constant, learning_rate: 0.001, warmup_epochs: 0}
 """,
+    "muon, onecycle": """
+  optimiser: {name: muon}
+""",
     "teachers": """
   distil: {teachers: [{kind: perceptron, members: 2, width: 8, epochs: 2}, {kind: tree}]}
-  augment: {noise: 0.1, offset: 0.2, ramp: 0.2}
+  augment: {noise: 0.1, offset: 0.2, ramp: 0.2, spread: 0.5}
 """,
 }
 
