@@ -241,7 +241,7 @@ def load(path: Path) -> Bundle:
         manifest = msgspec.json.decode(text, type=Manifest)
     except FileNotFoundError:
         raise _error(path, f"has no {MANIFEST}, so it is not a bundle") from None
-    except (OSError, msgspec.DecodeError) as e:
+    except (OSError, ValueError) as e:  # text that is not UTF-8 too, which is no DecodeError
         raise _error(path / MANIFEST, str(e)) from e
     for name, record in manifest.files.items():
         try:

@@ -13,6 +13,8 @@ from edge_rul.config import Settings
 from edge_rul.errors import ConfigError
 from edge_rul.yaml_file import Source
 
+_CREDENTIALS = Path("/run/credentials")  # systemd's copies, for each unit that runs
+
 
 def mqtt_password(settings: Settings, source: Source) -> str | None:
     """From mqtt.password_file, systemd's credential `mqtt_password`, or the environment, in this order.
@@ -53,15 +55,16 @@ def http_token(settings: Settings, source: Source) -> str | None:
     return token
 
 
-def known(settings: Settings, source: Source) -> list[str]:
+def known(settings: Settings, source: Source, unit: str) -> list[str]:
     """Every secret that this configuration, systemd or the environment leads to and that we may read, so that it can be
-    taken out of what is shown. Nothing is refused here."""
+    taken out of what is shown. unit: of the service, whose credentials root sees. Nothing is refused here."""
     base, http, tls = source.path.parent, settings.http, settings.mqtt.tls
     named = [settings.mqtt.password_file, tls.key if tls else None]
     named += [http.token_file, http.tls_key] if http else []
     files = [base / name for name in named if name is not None]
-    with contextlib.suppress(OSError):
-        files += Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere")).iterdir()
+    for directory in (os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere"), _CREDENTIALS / unit):
+        with contextlib.suppress(OSError):
+            files += Path(directory).iterdir()
     found = [os.environ.get("EDGE_RUL_MQTT_PASSWORD", "")]
     for path in files:
         with contextlib.suppress(OSError, UnicodeDecodeError):

@@ -93,7 +93,7 @@ def load_params(path: Path = FD001) -> Params:
     """Raises ConfigError when the file is missing or is not a simulator's."""
     try:
         params = msgspec.json.decode(path.read_bytes(), type=Params)
-    except (OSError, msgspec.DecodeError) as e:
+    except (OSError, ValueError) as e:  # text that is not UTF-8 too, which is no DecodeError
         raise ConfigError("load simulator", str(path), str(e)) from e
     if params.schema != SCHEMA:
         raise ConfigError("load simulator", str(path), f"schema is {params.schema!r}, this version reads {SCHEMA!r}")

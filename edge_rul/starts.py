@@ -26,7 +26,7 @@ class Starts:
         self._path = directory / "starts.json"
         try:
             kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):
             kept = _Kept()
         self.unclean = kept.running
         self._kept = _Kept(kept.starts + 1, kept.unclean + kept.running, True)

@@ -224,7 +224,7 @@ class Subscriptions:
         """Those of the last start; none where nothing can be read."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=list[str])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):  # text that is not UTF-8 too, which is no DecodeError
             return []
 
     def save(self, filters: list[str]) -> None:

@@ -194,6 +194,14 @@ def test_a_manifest_that_is_no_json_object(copy: Path, text: bytes) -> None:
     refused(copy, "manifest.json")
 
 
+def test_a_manifest_in_another_encoding_is_the_operators_fault(copy: Path) -> None:
+    manifest = copy / bundles.MANIFEST
+    text = manifest.read_text(encoding="utf-8").replace('"unit": "', '"unit": "°', 1)
+    assert "°" in text
+    manifest.write_bytes(text.encode("latin-1"))
+    refused(copy, "manifest.json")
+
+
 def test_an_edited_manifest_is_another_bundle(copy: Path, tiny_bundle: bundles.Bundle) -> None:
     edit(copy, lambda m: m["rul"].update(unit="hours"))
     assert bundles.load(copy).sha256 != tiny_bundle.sha256

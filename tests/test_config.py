@@ -17,7 +17,9 @@ from edge_rul.cli import main
 from edge_rul.config import Settings, load_settings, templates
 from edge_rul.core.alarm import HealthAlarm, RulAlarm
 from edge_rul.errors import EXIT_CONFIG, ConfigError
+from edge_rul.secrets import http_token
 from edge_rul.wiring import build_transport, mqtt_password
+from edge_rul.wiring_http import open_http
 
 BASE = """\
 bundle: model
@@ -242,6 +244,15 @@ MISTAKES: dict[str, tuple[str, int, str, list[str], str]] = {
         ["`cert` and `key` go together"],
         "",
     ),
+    "a password in the file": (
+        BASE + "mqtt: {username: u, password: hunter2}\n",
+        5,
+        "mqtt.password",
+        ["unknown key"],
+        "did you mean `password_file`?",
+    ),
+    "a page for everybody": (BASE + "http: {host: 0.0.0.0}\n", 5, "http", ["beyond loopback `token_file` or"], ""),
+    "a key without its certificate": (BASE + "http: {tls_key: k}\n", 5, "http", ["`tls_cert` and `tls_key` go"], ""),
     "password without a user": (BASE + "mqtt: {password_file: p}\n", 5, "mqtt", ["no `username`"], ""),
     "one half of a pair": (
         BASE + "scoring: {on_lag: latest}\n",
@@ -664,6 +675,36 @@ def test_the_password_comes_from_the_first_place_that_has_one(
     (tmp_path / "pass").write_text("from the file \n")
     (tmp_path / "pass").chmod(0o600)
     assert password("mqtt: {username: u, password_file: pass}\n") == "from the file "
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ("mqtt:\n  username: u\n  password_file: secret\n", "mqtt.password_file"),
+        ("mqtt:\n  tls: {cert: c.pem, key: secret}\n", "mqtt.tls.key"),
+        ("http: {token_file: secret}\n", "http.token_file"),
+        ("http: {tls_cert: c.pem, tls_key: secret}\n", "http.tls_key"),
+    ],
+)
+def test_a_secret_that_everybody_may_read_is_refused_whichever_it_is(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, key: str
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    (tmp_path / "c.pem").write_text("")
+    (tmp_path / "secret").write_text("hunter2")
+    (tmp_path / "secret").chmod(0o644)
+
+    def wire(path: Path) -> None:
+        settings, source = load_settings(path)
+        build_transport(settings, source, None)
+        http_token(settings, source)
+        other: Any = object()  # it is refused before any of these is looked at
+        open_http(settings, source, other, other, other, info={}, starts=(1, 0), ready=str, alive=str, log=other)
+
+    error = refused(write(BASE + more), wire)
+    assert f": {key}" in error.object
+    assert error.hint.startswith(f"chmod o= {tmp_path / 'secret'}")
+    assert "hunter2" not in str(error)
 
 
 def test_a_password_file_that_is_no_text(write: Any, tmp_path: Path) -> None:

@@ -178,11 +178,14 @@ def config(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_archive_holds_what_helps_and_no_secret(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edge_rul.secrets._CREDENTIALS", tmp_path / "run")
+    (tmp_path / "run/edge-rul.service").mkdir(parents=True)
+    (tmp_path / "run/edge-rul.service/mqtt_password").write_text("of-the-credential\n")
     log, out = tmp_path / "daemon.log", tmp_path / "case.tar.gz"
     said = json.dumps({"event": "connect_failed", "reason": f"{PASSWORD} is wrong"}, ensure_ascii=False)
-    log.write_text(f"{'x' * 300_000}\n{said}\nGET /?token={TOKEN}&env=of-the-environment\n")
+    log.write_text(f"{'x' * 300_000}\n{said}\nGET /?token={TOKEN}&env=of-the-environment of-the-credential\n")
     assert cli.main(["doctor", "--config", str(config), "--archive", str(out), "--log", str(log)]) == EXIT_FOUND
     shown = capsys.readouterr()
     assert "cannot be reached" in shown.out
@@ -193,7 +196,7 @@ def test_the_archive_holds_what_helps_and_no_secret(
     assert parts.keys() == names
     key = re.findall(r"(?m)^[A-Za-z0-9+/=]{20,}$", (tmp_path / "mqtt.key").read_text())
     assert key
-    for secret in (PASSWORD, json.dumps(PASSWORD)[1:-1], TOKEN, "of-the-environment", *key):
+    for secret in (PASSWORD, json.dumps(PASSWORD)[1:-1], TOKEN, "of-the-environment", "of-the-credential", *key):
         for name, data in {**parts, "stdout": shown.out.encode(), "stderr": shown.err.encode()}.items():
             assert secret.encode() not in data, f"{name} holds {secret}"
     settings = json.loads(parts["configuration.json"])

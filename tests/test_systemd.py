@@ -145,6 +145,18 @@ def test_the_unit_and_the_daemon_agree() -> None:
     assert ("ExecReload" in found) == ("SIGHUP" in sources), "a HUP is sent where it does not end the daemon"
 
 
+@pytest.mark.parametrize("drop_in", LIMITS)
+def test_memory_and_tasks_are_limited_and_the_directories_are_the_services_own(drop_in: str) -> None:
+    found = assignments(UNIT, UNIT.parent / f"{UNIT.name}.d" / f"{drop_in}.conf")
+    assert int(found["TasksMax"][-1]) >= 64
+    assert re.fullmatch(r"\d+[MG%]", found["MemoryMax"][-1])
+    assert found["LimitCORE"] == ["0"], "a core dump holds secrets"
+    for directory in ("Configuration", "State", "Cache"):
+        assert found[f"{directory}Directory"] == ["edge-rul"]
+    assert found["StateDirectoryMode"] == found["CacheDirectoryMode"] == ["0700"]
+    assert (found["User"], found["NoNewPrivileges"]) == (["edge-rul"], ["yes"])
+
+
 def test_gpus_are_seen_and_nothing_else() -> None:
     for name in ("10-gpu-desktop", "10-gpu-jetson"):
         found = assignments(UNIT, UNIT.parent / f"{UNIT.name}.d" / f"{name}.conf")

@@ -22,7 +22,7 @@ from edge_rul.core.transform import Transform
 from edge_rul.engines import open_engine
 from edge_rul.errors import BundleError, Reason
 from edge_rul.model.numpy_reference import dual_task_model, params_from_weights
-from edge_rul.wiring import build_outgoing, build_pipeline
+from edge_rul.wiring import Subscriptions, build_outgoing, build_pipeline
 
 FEATURES = [Feature("a", "a"), Feature("rise", "b", minus="a"), Feature("rate", "c", change="cycle")]
 
@@ -82,6 +82,15 @@ def test_the_bundle_says_what_becomes_of_missing_and_impossible_values(bundle: b
     assert not pipeline.dropped
     assert pipeline.counts["readings"] == 8
     assert (pipeline.counts["invalid_values"], pipeline.counts["held_too_long"]) == (1, 1)
+
+
+@pytest.mark.parametrize("found", [b"", b"{", b"{}", b'["\xff"]'])
+def test_what_cannot_be_read_of_earlier_subscriptions_costs_only_their_end(tmp_path: Path, found: bytes) -> None:
+    (tmp_path / "subscriptions.json").write_bytes(found)
+    kept = Subscriptions(tmp_path)
+    assert kept.load() == []
+    kept.save(["in/+"])
+    assert Subscriptions(tmp_path).load() == ["in/+"]
 
 
 def test_a_cycle_is_as_long_as_the_configuration_says_or_else_the_bundle(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def _archive(args: argparse.Namespace, settings: Settings, source: Source, findi
     from edge_rul.doctor import archive
     from edge_rul.wiring import state_directory
 
-    known = secrets.known(settings, source)
+    known = secrets.known(settings, source, args.unit)
     if args.password_file is not None:
         known.append(secrets.password_in(args.password_file))
     state = state_directory(settings, source)

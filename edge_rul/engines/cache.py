@@ -138,7 +138,7 @@ def check(entry: Entry, facts: Facts) -> bytes | None:
         return None
     try:
         sidecar = msgspec.json.decode(text, type=Sidecar)
-    except msgspec.DecodeError as e:
+    except ValueError as e:
         raise Unusable(f"the sidecar cannot be read: {e}") from None
     if sidecar.schema != SCHEMA:
         raise Unusable(f"the sidecar is of {sidecar.schema!r}, this version reads {SCHEMA!r}")
@@ -258,7 +258,7 @@ def read_json(path: Path, type: type[T]) -> T | None:
     """The file's content, None where it is absent or not of this type: a measurement can be taken again."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=type)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):  # text that is not UTF-8 too, which is no DecodeError
         return None
 
 

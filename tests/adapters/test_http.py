@@ -29,7 +29,8 @@ from edge_rul.core.alarm import Change, State, Status
 from edge_rul.core.answers import Answered
 from edge_rul.core.fleet import Fleet
 from edge_rul.core.payload import Reading
-from edge_rul.core.prediction import Quality
+from edge_rul.core.prediction import BundleId, Quality
+from edge_rul.core.status import Candidate, ServingEngine
 from edge_rul.core.topic import Asset
 from edge_rul.errors import EXIT_CONFIG, EdgeRulError
 
@@ -87,6 +88,9 @@ def test_metrics_are_what_was_handed_over() -> None:
         site.metrics.update(STATISTICS)
         site.metrics.batch(4, 0.02)
         site.metrics.answered(0.3, [1.0, 2.0])
+        site.metrics.candidate = Candidate(
+            BundleId("next", "0" * 64), ServingEngine("onnxruntime", "1", "float32", "CPU"), 9, 1, 0.5, 2.0, 0.1
+        )
         site.source.daemon_alarms = {"disk_full": (True, 1.0), "skipping": (False, 0.0)}
         code, text = site.get("/metrics")
     found = samples(text)
@@ -101,6 +105,8 @@ def test_metrics_are_what_was_handed_over() -> None:
     assert found["edge_rul_engine_seconds_count"] == 1
     assert found["edge_rul_receive_to_publish_seconds_count"] == 1
     assert found["edge_rul_event_to_publish_seconds_count"] == 2
+    assert (found["edge_rul_candidate_windows_total"], found["edge_rul_candidate_skipped_total"]) == (9, 1)
+    assert found["edge_rul_candidate_rul_mean_difference"] == 0.5
     assert (found["edge_rul_starts_total"], found["edge_rul_unclean_starts_total"]) == (7, 2)
     assert (found["edge_rul_gpu_memory_used_bytes"], found["edge_rul_gpu_memory_bytes"]) == (3, 8)
     assert found["edge_rul_daemon_alarm{alarm=disk_full}"] == 1
