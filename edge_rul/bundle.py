@@ -99,6 +99,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     features: what the model sees of the inputs, in its order; every input as it is, where left out. smooth: along the
     window's time, after the normaliser. seconds_per_cycle: as long a cycle was in training, where that is told.
+    max_gap: missing cycles in a row that no window of training spanned more of, where there was such a rule.
     """
 
     schema: str
@@ -118,6 +119,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     features: list[Feature] | None = None
     smooth: Smoothing | None = None
     seconds_per_cycle: float | None = None
+    max_gap: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
     @property
     def seen(self) -> list[Feature]:

@@ -152,27 +152,18 @@ class AssetSettings(_Settings, frozen=True):
 
 class WindowSettings(_Settings, frozen=True):
     """max_late: readings of an asset that may be newer than one that still comes; the window's length by default, and 0
-    counts late readings as lost. max_gap: missing cycles in a row that the reading before stands in for. beyond_gap:
-    whether a window begins anew behind a longer gap, the default where `max_gap` is above 0, or spans it as if it were
-    not there. seconds_per_cycle: how long a cycle is, for readings without a number. allow_undeduplicated: take those
-    at QoS 1 that have neither number nor time, although one that comes again then counts twice. parts_within:
-    seconds from a reading's first part to the last one, where each sensor sends its own."""
+    counts late readings as lost. max_gap: missing cycles in a row that the reading before stands in for; by default as
+    in the bundle's training, else a few. beyond_gap: whether a window begins anew behind a longer gap, or spans it as
+    if it were not there. seconds_per_cycle: how long a cycle is, for readings without a number. allow_undeduplicated:
+    take those at QoS 1 that have neither number nor time, although one that comes again then counts twice.
+    parts_within: seconds from a reading's first part to the last one, where each sensor sends its own."""
 
     max_late: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
-    max_gap: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
-    beyond_gap: Literal["span", "restart"] | None = None
+    max_gap: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+    beyond_gap: Literal["restart", "span"] = "restart"
     seconds_per_cycle: Annotated[float, msgspec.Meta(ge=0.001, le=10**9)] | None = None
     allow_undeduplicated: bool = False
     parts_within: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 10.0
-
-    @property
-    def restart(self) -> bool:
-        """Whether a window begins anew behind a gap that is not held.
-
-        Whoever says how long a reading may stand in says that no longer gap is harmless; with nothing said, one lost
-        cycle should not cost a whole window of answers.
-        """
-        return (self.beyond_gap or ("restart" if self.max_gap else "span")) == "restart"
 
 
 class ScoringSettings(_Settings, frozen=True):

@@ -36,9 +36,9 @@ from edge_rul.core.payload import Part, Reading
 from edge_rul.core.prediction import Prediction, predict
 from edge_rul.core.tail import Numbered
 from edge_rul.core.topic import Asset
-from edge_rul.core.window import Rings
 from edge_rul.engines import Engine, model_of, open_engine
 from edge_rul.errors import DataError, Reason
+from edge_rul.rings import make_rings
 
 USED = "used"
 
@@ -67,18 +67,7 @@ class Scorer:
         manifest = bundle.manifest
         self._engine = engine
         self._transform = manifest.transform
-        late = manifest.window if windows.max_late is None else windows.max_late
-        self._rings = functools.partial(
-            Rings,
-            manifest.window,
-            len(manifest.inputs),
-            max_late=late,
-            max_gap=windows.max_gap,
-            max_hold=[i.max_hold for i in manifest.inputs],
-            changes=self._transform.changes,
-            seconds_per_cycle=windows.seconds_per_cycle or manifest.seconds_per_cycle,
-            restart=windows.restart,
-        )
+        self._rings = functools.partial(make_rings, windows, manifest)
         self._ranges = manifest.ranges
         self._hold = np.array([i.name in held for i in manifest.inputs], np.bool_)  # (F,)
         self._model = model_of(bundle, engine, journal)

@@ -105,6 +105,7 @@ def unlike(old: Manifest, new: Manifest) -> str:
         ("window", new.window, old.window),
         ("max_hold of the inputs", [i.max_hold for i in new.inputs], [i.max_hold for i in old.inputs]),
         ("seconds_per_cycle", new.seconds_per_cycle, old.seconds_per_cycle),
+        ("max_gap", new.max_gap, old.max_gap),
         ("classes", [c.name for c in new.classes], [c.name for c in old.classes]),
         ("RUL's unit", new.rul.unit, old.rul.unit),
         ("need of the reading before", new.transform.changes, old.transform.changes),

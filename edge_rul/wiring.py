@@ -34,6 +34,7 @@ from edge_rul.core.status import ServingEngine, Status, gpu_given_up, words
 from edge_rul.core.topic import Template
 from edge_rul.engines import Engine, model_of
 from edge_rul.engines.choose import device_of, open_configured
+from edge_rul.rings import make_rings
 from edge_rul.secrets import mqtt_password, refuse_open_secret
 from edge_rul.succession import Answerer, unlike
 from edge_rul.yaml_file import Source
@@ -110,18 +111,13 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
     manifest = bundle.manifest
     return Pipeline(
         model=model_of(bundle, engine, journal),
-        window=manifest.window,
+        rings=make_rings(settings.windows, manifest),
         transform=manifest.transform,
         decoder=build_decoder(settings, bundle),
         outgoing=outgoing,
         rules=list(settings.alarms),
         max_batch=settings.engine.max_batch,
         max_assets=settings.limits.assets,
-        max_late=settings.windows.max_late,
-        max_gap=settings.windows.max_gap,
-        seconds_per_cycle=settings.windows.seconds_per_cycle or manifest.seconds_per_cycle,
-        restart=settings.windows.restart,
-        max_hold=[i.max_hold for i in manifest.inputs],
         ranges=manifest.ranges,
         parts_within=settings.windows.parts_within,
         stale_after=None if settings.assets.stale_after == "never" else settings.assets.stale_after,

@@ -346,6 +346,7 @@ class Worker:
                     "revisions",
                     "late",
                     "gaps",
+                    "restarted",
                     "skipped",
                     "invalid_values",
                     "held_too_long",

@@ -723,12 +723,3 @@ def test_a_sensors_level_belongs_to_no_assets_identity(write: Any) -> None:
     )
     assert loaded.topics.prediction == "edge-rul/{asset}/prediction"
     assert loaded.windows.parts_within == 10.0
-
-
-@pytest.mark.parametrize(
-    ("windows", "restart"),
-    [("{}", False), ("{max_gap: 2}", True), ("{max_gap: 2, beyond_gap: span}", False), ("{beyond_gap: restart}", True)],
-)
-def test_a_window_begins_anew_behind_a_gap_where_some_gaps_are_held(write: Any, windows: str, restart: bool) -> None:
-    loaded, _ = load_settings(write(BASE + f"windows: {windows}\n"))
-    assert loaded.windows.restart is restart

@@ -397,6 +397,24 @@ def test_the_same_bundle_says_the_same(exported: Path, tiny_bundle: Bundle, caps
     assert [(r["life"], r["cycle"]) for r in report["rows"]] == sorted((r["life"], r["cycle"]) for r in report["rows"])
 
 
+def test_behind_a_long_gap_both_begin_anew_as_the_daemon_did(
+    daemon: Daemon, tmp_path: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cycle in (*range(1, 7), *range(8, 10), *range(14, 20)):
+        daemon.send(cycle)
+    daemon.settle()
+    path = tmp_path / "pump.csv"
+    assert main(capsys, "export", "pump", "--config", daemon.config, "--out", path)[0] == EXIT_OK
+    rows = table(path.read_text())
+    assert_as_published(rows, daemon)
+    assert [int(r["cycle"]) for r in rows if r["rul"]] == [5, 6, 8, 9, 18, 19]
+    rescore = ("rescore", path, "--bundle", tiny_bundle.path, "--json")
+    report = json.loads(main(capsys, *rescore)[1])
+    assert (report["compared"], report["largest_difference"] <= EXACT) == (6, True)
+    spanned = json.loads(main(capsys, *rescore, "--beyond-gap", "span")[1])["rows"]
+    assert [r["cycle"] for r in spanned if r["rul_bundle"] and not r["rul_file"]] == [14, 15, 16, 17]
+
+
 def test_another_bundle_stands_beside_the_file(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

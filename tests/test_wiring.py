@@ -109,6 +109,35 @@ def test_a_cycle_is_as_long_as_the_configuration_says_or_else_the_bundle(tmp_pat
         assert pipeline.counts["gaps"] == gaps
 
 
+@pytest.mark.parametrize(
+    ("windows", "trained", "held", "restarted"),
+    [
+        (WindowSettings(), None, 3, True),
+        (WindowSettings(), 1, 1, True),
+        (WindowSettings(), 0, 0, True),
+        (WindowSettings(max_gap=2), 1, 2, True),
+        (WindowSettings(max_gap=0, beyond_gap="span"), 1, 0, False),
+    ],
+)
+def test_a_gap_is_held_and_a_longer_one_restarts_the_window_as_configured_or_else_as_in_training(
+    tmp_path: Path, windows: WindowSettings, trained: int | None, held: int, restarted: bool
+) -> None:
+    made = bundle_parts()  # of a window of 5
+    made["fields"]["max_gap"] = trained
+    bundle = bundles.write(tmp_path / "b", **made)
+    for gap in range(5):
+        pipeline, tail = corridor(bundle, windows), Tail(100)
+        for cycle in (1, 2, 3, 4, 5 + gap):
+            payload = json.dumps({"cycle": cycle, "values": [cycle, 2.0, 3.0]}).encode()
+            tail.append([Numbered(tail.last + 1, entry) for entry in pipeline.decode("in/x", payload, 0).entries])
+        batch = pipeline.fill(tail, tail.last)
+        assert batch is not None
+        shown = [1, 2, 3, 4, *([4] * gap if gap <= held else []), 5 + gap][-5:]
+        anew = gap > held and restarted
+        assert [window[:, 0].tolist() for window in batch.raw.values] == ([] if anew else [shown])
+        assert pipeline.counts["restarted"] == anew
+
+
 def test_the_configuration_goes_before_the_bundle_for_what_is_missing(bundle: bundles.Bundle) -> None:
     pipeline = corridor(bundle, a=InputSettings(missing="reject"))
     send(pipeline, [10.0, None, 500.0, 11.0])

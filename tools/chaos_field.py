@@ -8,6 +8,7 @@ same asset. Must not know which faults are under way: it sees connections break,
                 acknowledged, so that nothing falls behind by more than the daemon's max_late, whatever happens.
     a new life  begins once the old one is acknowledged to its end, and its first reading goes alone: what came before
                 the first one would belong to the old life.
+    an outage   now and then an engine sends nothing for more cycles than the daemon holds, and never will.
     again       only a killed broker may forget what it acknowledged. When the daemon listens again and nothing more
                 comes, the replayer goes back to the last cycle that it saw answered, or to an older one that the
                 daemon never acknowledged, and sends what is not acknowledged. What the daemon did acknowledge is not
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import mqtt_proxy
 import replay
-from chaos_witness import REPLAYER, Key, Witness
+from chaos_witness import HELD, REPLAYER, Key, Witness
 
 from edge_rul.simulate import iso
 from edge_rul.simulator import Reading, line_of
@@ -53,13 +54,18 @@ class Engine:
         self.begin()
 
     def begin(self) -> None:
-        """The next life. One reading in a hundred never comes, as sensors fail; the first always does."""
+        """The next life. One reading in a hundred never comes, as sensors fail, and in every third life several in a
+        row; the first always does."""
         if self.sent and self._rng.random() < 0.3:
             # A copy of the old life that comes when the new one has begun, and must change nothing.
             self.held.append((self._rng.randint(2, 5), self.key(self._rng.choice(self.sent))))
         self.life += 1
         first, *others = self.readings
-        self._left = deque([first, *(c for c in others if self._rng.random() > 0.01)])
+        out = range(0)
+        if self._rng.random() < 1 / 3:
+            begin = self._rng.choice(others)
+            out = range(begin, begin + self._rng.randint(HELD + 1, 2 * HELD))
+        self._left = deque([first, *(c for c in others if c not in out and self._rng.random() > 0.01)])
         self.sent = []
 
     def key(self, cycle: int) -> Key:

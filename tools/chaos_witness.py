@@ -5,6 +5,9 @@ daemon acknowledged. Judges by the data set's readings and the bundle's engine a
 lives, rings or windows, whose faults it is there to find. What alarms have to say is chaos_alarms's.
 
 A reading counts as acknowledged when a PUBACK of the daemon for it was read; a prediction counts when the broker's was.
+A window is the last T rows of a life's readings that were acknowledged, by cycle, where the reading before stands in
+for at most HELD cycles that never came; behind more of them it begins anew.
+
 No reason for which the daemon drops a reading is an excuse: one that it acknowledged and then counted as late, old or
 a duplicate without an answer shows as missing. (The replayer never lets a reading fall so far behind that it would have
 to be dropped, see chaos_field.)
@@ -32,6 +35,7 @@ from edge_rul.training.evaluate import load_table, predict_windows
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "cmapss_fd001"
 DAEMON, REPLAYER = "chaos-daemon", "chaos-replayer"
 CLOSE = 1e-4  # cycles; what the same window may differ by on one machine and engine
+HELD = 3  # cycles in a row: windows.max_gap by default
 _AT_ONCE = 8192  # windows
 
 
@@ -228,20 +232,21 @@ def _holds(payload: bytes | None, state: Any) -> bool:
 def offline(
     keys: list[Key], values: Callable[[Key], Array], length: int, predict: Callable[[Array], Array]
 ) -> dict[Key, float]:
-    """The answer to every key that has a full window: the last `length` readings of its life that are among `keys`.
+    """The answer to every key that has a full window of rows among `keys`.
 
     keys: sorted. values: a reading's (F,). predict: (N, T, F) -> (N,).
     """
-    rows = np.array([values(key) for key in keys], np.float32)  # (n, F)
-    ends = [
-        index
-        for index, key in enumerate(keys)
-        if index + 1 >= length and keys[index + 1 - length][:2] == key[:2]  # sorted: so are all between
-    ]
-    steps = np.arange(1 - length, 1)  # (T,)
+    readings = np.array([values(key) for key in keys], np.float32)  # (n, F)
+    due: list[tuple[Key, list[int]]] = []
+    shown: list[int] = []  # which reading each row shows, since the last long gap
+    for index, key in enumerate(keys):
+        gap = key.cycle - keys[index - 1].cycle - 1 if index and keys[index - 1][:2] == key[:2] else None
+        shown = [*shown, *[index - 1] * gap, index][-length:] if gap is not None and gap <= HELD else [index]
+        if len(shown) == length:
+            due.append((key, shown))
     found: dict[Key, float] = {}
-    for start in range(0, len(ends), _AT_ONCE):
-        some = ends[start : start + _AT_ONCE]
-        ruls = predict(rows[np.array(some)[:, None] + steps])  # (b, T, F) -> (b,)
-        found.update(zip((keys[end] for end in some), ruls.tolist(), strict=True))
+    for start in range(0, len(due), _AT_ONCE):
+        some = due[start : start + _AT_ONCE]
+        ruls = predict(readings[np.array([rows for _, rows in some])])  # (b, T, F) -> (b,)
+        found.update(zip((key for key, _ in some), ruls.tolist(), strict=True))
     return found

@@ -35,6 +35,7 @@ from edge_rul.core.prediction import BundleId, EngineId, Model
 from edge_rul.core.tail import Numbered, Tail
 from edge_rul.core.topic import Template
 from edge_rul.core.transform import Transform
+from edge_rul.core.window import Rings
 from edge_rul.errors import EXIT_FOUND, EXIT_OK
 
 NOW = 1_767_225_600_000
@@ -79,7 +80,7 @@ def make_pipeline() -> Pipeline:
     asset, line, sensor = "{asset}", "{line}", "{sensor}"
     return Pipeline(
         model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad")),
-        window=3,
+        rings=Rings(3, 2, max_late=3, max_gap=2, changes=True, seconds_per_cycle=0.5, restart=True),
         transform=Transform(
             ["p", "q"],
             low=[0.0, 0.0],
@@ -113,8 +114,6 @@ def make_pipeline() -> Pipeline:
             HealthAlarm(name="bad", classes=["bad"], probability=0.5),
         ],
         max_assets=ASSETS,
-        max_gap=2,
-        seconds_per_cycle=0.5,
     )
 
 

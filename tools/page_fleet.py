@@ -61,6 +61,7 @@ STATISTICS = Statistics(
     revisions=12,
     late=14,
     gaps=5,
+    restarted=1,
     skipped=0,
     invalid_values=0,
     held_too_long=0,

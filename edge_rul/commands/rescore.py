@@ -15,7 +15,10 @@ HELP = "an export's readings through another bundle, side by side"
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=table, metavar="FILE", help="of `edge-rul export`, .csv or .parquet")
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--max-gap", type=whole(0), default=0, metavar="N", help="as windows.max_gap (0)")
+    parser.add_argument("--max-gap", type=whole(0), metavar="N", help="as windows.max_gap")
+    parser.add_argument(
+        "--beyond-gap", choices=("restart", "span"), default="restart", help="as windows.beyond_gap (restart)"
+    )
     parser.add_argument(
         "--seconds-per-cycle", type=float, metavar="S", help="as windows.seconds_per_cycle, the bundle's by default"
     )
@@ -27,5 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from edge_rul.config import WindowSettings
     from edge_rul.lookback import rescore_command
 
-    windows = WindowSettings(max_late=0, max_gap=args.max_gap, seconds_per_cycle=args.seconds_per_cycle)
+    windows = WindowSettings(
+        max_late=0, max_gap=args.max_gap, beyond_gap=args.beyond_gap, seconds_per_cycle=args.seconds_per_cycle
+    )
     return rescore_command(args.file, args.bundle, windows, json=args.json, out=args.out)

@@ -36,8 +36,7 @@ class AlarmRow(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """A prediction as it was published, for who looks on. newest: it is of its asset's newest cycle. unit: see
-    `Window`."""
+    """A prediction as it was published, for who looks on. newest: see `Due`. unit: see `Window`."""
 
     asset: Asset
     prediction: Prediction

@@ -24,10 +24,10 @@ class Due(msgspec.Struct, frozen=True):
     """A window that wants a prediction, keyed by (asset, life, cycle). seq: of the entry that made it due.
 
     held: values of the window that were missing and held. missing: cycles that never came between its first and last.
-    revision: of the key's answer, from 0. newest: the cycle is the asset's newest, so its answer is retained. alarm:
-    the answer moves the alarms; only a newest cycle's first answer does. unit: see `Window`. numbered: whether its
-    readings bear numbers, which tell whether any is missing. skipped: due windows of the asset that were left out since
-    its last answer, as scoring lagged.
+    revision: of the key's answer, from 0. newest: none of a newer cycle was answered, so that this answer is retained.
+    alarm: the answer moves the alarms; only a newest cycle's first answer does. unit: see `Window`. numbered: whether
+    its readings bear numbers, which tell whether any is missing. skipped: due windows of the asset that were left out
+    since its last answer, as scoring lagged.
     """
 
     seq: int
@@ -90,7 +90,7 @@ class Obeyed(msgspec.Struct, frozen=True):
 
 
 class Tended(msgspec.Struct, frozen=True):
-    """An operator sees to the asset's alarms. newest: its cycle and unit; None where its window is not full yet."""
+    """An operator sees to the asset's alarms. newest: cycle and unit of its last answer; None without one."""
 
     seq: int
     asset: Asset

@@ -24,7 +24,7 @@ from edge_rul.errors import Reason
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A window that wants a prediction. newest: whether its cycle is the asset's newest."""
+    """A window that wants a prediction. newest: whether none of a newer cycle of its life was answered."""
 
     cycle: int
     time: int | None
@@ -37,15 +37,17 @@ class Applied(msgspec.Struct, frozen=True):
     """A reading that entered its asset's ring. cycle: its key there. ended: the number of the life that it ended, or
     None.
 
-    gap: cycles that are missing before it. late: it filled a hole. invalid: its values beyond their valid range, taken
-    as missing. held_too_long: its window would be full, and is not answered since it holds an input for longer than it
-    may. answers: by cycle, the newest last. standing: the asset's, where that is not what it was before.
+    gap: cycles that are missing before it. restarted: so many that the window begins anew with it. late: it filled a
+    hole. invalid: its values beyond their valid range, taken as missing. held_too_long: its window would be full, and
+    is not answered since it holds an input for longer than it may. answers: by cycle, the newest last. standing: the
+    asset's, where that is not what it was before.
     """
 
     life: int
     cycle: int
     ended: int | None = None
     gap: int = 0
+    restarted: bool = False
     late: bool = False
     invalid: int = 0
     held_too_long: bool = False
@@ -261,15 +263,14 @@ class Lives:
         return life.number, life.last_cycle
 
     def newest(self, asset: Asset) -> tuple[int, Answer] | None:
-        """The asset's life and its newest answer as it was last given; None where there is none."""
-        if (life := self._find(asset)) is None:
+        """The asset's life and its newest answer as it was last given; None where there is none, or where that was so
+        many readings ago that its window is not held any more."""
+        if (life := self._find(asset)) is None or (answered := self._rings.answered(life.row)) is None:
             return None
-        position = self._rings.count(life.row) - 1
-        if life.empty or (revision := self._rings.revision(life.row, position)) < 0:
-            return None
-        window = self._rings.window_at(life.row, position)
-        time = self._rings.time(life.row, position)
-        return (life.number, Answer(life.last_cycle, time, revision, window, True)) if window else None
+        position, revision = answered
+        window, time = self._rings.window_at(life.row, position), self._rings.time(life.row, position)
+        cycle = int(self._rings.cycles(life.row)[position])
+        return (life.number, Answer(cycle, time, revision, window, True)) if window else None
 
     def dump(self, asset: Asset) -> bytes:
         """The asset's state; empty where it was removed."""
@@ -375,7 +376,15 @@ class Lives:
         held_too_long = window is None and self._rings.filled(life.row, position) == self._rings.window
         life.full = life.full and (window is not None or held_too_long)  # it may begin anew behind a gap
         gap = self._rings.gap(life.row, position)
-        return Applied(life.number, reading.cycle, ended, gap, held_too_long=held_too_long, answers=answers)
+        return Applied(
+            life.number,
+            reading.cycle,
+            ended,
+            gap,
+            restarted=self._rings.restarts(gap),
+            held_too_long=held_too_long,
+            answers=answers,
+        )
 
     def _late(self, life: _Life, reading: Reading) -> Applied:
         """Its own window, and again every later one that is not what it was before."""
@@ -393,5 +402,9 @@ class Lives:
 
     def _answer(self, life: _Life, position: int, window: Window) -> Answer:
         cycle = int(self._rings.cycles(life.row)[position])
+        newest = cycle == life.last_cycle
+        if not newest:
+            answered = self._rings.answered(life.row)
+            newest = answered is None or position >= answered[0]
         time, revision = self._rings.time(life.row, position), self._rings.revise(life.row, position)
-        return Answer(cycle, time, revision, window, cycle == life.last_cycle)
+        return Answer(cycle, time, revision, window, newest)

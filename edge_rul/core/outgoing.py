@@ -106,6 +106,7 @@ class Statistics(msgspec.Struct, frozen=True):
     revisions: int
     late: int
     gaps: int
+    restarted: int
     skipped: int
     invalid_values: int
     held_too_long: int
@@ -188,7 +189,7 @@ class Outgoing:
         self._dead_letter = dead_letter
 
     def prediction(self, asset: Asset, prediction: Prediction, *, newest: bool, seq: int) -> Message:
-        """Only an asset's newest cycle is retained, so that its state never goes backwards."""
+        """newest: see `Due`. Nothing else is retained, so that an asset's state never goes backwards."""
         return Message(self._prediction.format(asset.fields()), _encoder.encode(prediction), newest, seq)
 
     def alarm(self, change: Change, seq: int, *, commanded: bool = False) -> list[Message]:

@@ -12,7 +12,7 @@ answer, so it never calls an engine; the caller owns I/O and time. One batch is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -41,53 +41,35 @@ from edge_rul.errors import Reason
 class Pipeline:
     """The state of all assets under one bundle and one configuration.
 
-    counts: `readings` that came in, whole or in `parts`, `gaps` (cycles that never came), `late` ones among the
-    readings, `predictions`, `revisions` among those, due windows that were `skipped` or `held_too_long`,
-    `invalid_values` and `dead_letters`. dropped: by reason; with `readings` and the parts of those that came so it
-    accounts for every element of every message.
+    counts: `readings` that came in, whole or in `parts`, `gaps` (cycles that never came), windows `restarted` behind
+    one, `late` ones among the readings, `predictions`, `revisions` among those, due windows that were `skipped` or
+    `held_too_long`, `invalid_values` and `dead_letters`. dropped: by reason; with `readings` and the parts of those
+    that came so it accounts for every element of every message.
     """
 
     def __init__(
         self,
         *,
         model: Model,
-        window: int,
+        rings: Rings,
         transform: Transform,
         decoder: Decoder,
         outgoing: Outgoing,
         rules: list[Rule],
         max_batch: int = 32,
         max_assets: int = 10_000,
-        max_late: int | None = None,
-        max_gap: int = 0,
-        max_hold: Sequence[int | None] = (),
-        seconds_per_cycle: float | None = None,
-        restart: bool = False,
         ranges: Ranges | None = None,
         stale_after: float | None = None,
         parts_within: float = 10.0,
     ) -> None:
-        """max_late: readings that may be newer than a late one, the window's length by default. max_gap: cycles in a
-        row that may be held. max_hold: for each input, readings in a row for which a window may hold it.
-        seconds_per_cycle, restart: see `Rings`. ranges: what values may be. stale_after: seconds without a reading
-        after which an asset is stale; None lets none be. parts_within: seconds in which the parts of a reading come."""
-        self._window = window
+        """rings: empty ones. ranges: what values may be. stale_after: seconds without a reading after which an asset is
+        stale; None lets none be. parts_within: seconds in which the parts of a reading come."""
+        self._window = rings.window
         self._silences = Silences(stale_after)
         self._deadlines = Deadlines(parts_within)
         self._now = 0.0  # the caller's clock at the last `fill`
         self.decoder = decoder
-        late = window if max_late is None else max_late
-        self._rings = Rings(
-            window,
-            len(transform.inputs),
-            max_late=late,
-            max_gap=max_gap,
-            max_hold=max_hold,
-            changes=transform.changes,
-            seconds_per_cycle=seconds_per_cycle,
-            restart=restart,
-        )
-        self.lives = Lives(self._rings, max_assets, ranges)
+        self.lives = Lives(rings, max_assets, ranges)
         self._builder = Builder(max_batch, transform)
         self._answered = 0  # entries up to here were answered before a restart, and are not again
         self._restored: dict[Asset, int] = {}  # asset -> seq of the snapshot that it was restored from
@@ -95,7 +77,7 @@ class Pipeline:
         self._change: BundleChange | None = None  # that was reached; nothing is applied until it is made
         self.counts: Counter[str] = Counter()
         self.dropped: Counter[Reason] = Counter()
-        self._answers = Answers(model, outgoing, rules, window=window, counts=self.counts, dropped=self.dropped)
+        self._answers = Answers(model, outgoing, rules, window=rings.window, counts=self.counts, dropped=self.dropped)
         self.alarms = self._answers.alarms
         self._commands: dict[str, Callable[[int, Command], list[Step]]] = {
             "reset": self._reset,
@@ -297,6 +279,7 @@ class Pipeline:
             self._refuse(seq, applied, reading)
             return
         self.counts["gaps"] += applied.gap
+        self.counts["restarted"] += applied.restarted
         self.counts["late"] += applied.late
         self.counts["invalid_values"] += applied.invalid
         self.counts["held_too_long"] += applied.held_too_long

@@ -43,7 +43,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class AssetState(msgspec.Struct, frozen=True):
-    """How an asset stands. `warming_up` until `readings` reaches `window`: till then this life has no prediction.
+    """How an asset stands. `warming_up` until `readings` reaches `window`: till then nothing is predicted.
 
     cycle, ts: of its newest reading, None where its life has none yet. last_reading: when that came, by our clock, and
     age: how many seconds before this was said; both only where the state is `stale`.

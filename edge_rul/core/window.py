@@ -147,15 +147,18 @@ class Rings:
         self._revisions[row, position] += 1
         return int(self._revisions[row, position])
 
-    def revision(self, row: int, position: int) -> int:
-        """The revision of the reading's last answer, NEVER where there was none."""
-        return int(self._revisions[row, position])
+    def answered(self, row: int) -> tuple[int, int] | None:
+        """Where the newest reading stands whose window was answered, and the revision of that; None without any."""
+        answered = np.flatnonzero(self._revisions[row, : self._count[row]] != NEVER)
+        return (position := int(answered[-1]), int(self._revisions[row, position])) if len(answered) else None
 
     def filled(self, row: int, position: int) -> int:
         """How many of the T rows there are that end at `position`, whatever they hold."""
-        if position + 1 >= self.window and not self._restart:
-            return self.window
         return len(self._rows(row, position))
+
+    def restarts(self, gap: int) -> bool:
+        """Whether a window begins anew behind so many missing cycles."""
+        return self._restart and gap > self.max_gap
 
     def window_at(self, row: int, position: int) -> Window | None:
         """The window that ends at `position`; None while there are fewer than T rows, or where they hold an input for
@@ -204,6 +207,12 @@ class Rings:
             span = int(self._cycles[row, last] - self._cycles[row, first])
         return span - (last - first)
 
+    def _unbroken(self, row: int, first: int, last: int) -> bool:
+        """Whether no cycle is missing between two readings, as far as their own keys tell."""
+        if self._by_time[row]:
+            return math.isinf(self._cycle_ms)
+        return int(self._cycles[row, last] - self._cycles[row, first]) == last - first
+
     def _unit(self, row: int, first: int, last: int) -> int:
         """See `Window`. Where nobody said how long a cycle is, as far as these readings are apart, on average."""
         if not self._by_time[row]:
@@ -224,8 +233,9 @@ class Rings:
 
     def _rows(self, row: int, position: int) -> Index:
         """(at most T,) which reading each row of the window shows; one of a short gap shows the reading before it."""
-        if self.max_gap == 0 and not self._restart:
-            return np.arange(max(0, position + 1 - self.window), position + 1)
+        first = max(0, position + 1 - self.window)
+        if (self.max_gap == 0 and not self._restart) or self._unbroken(row, first, position):
+            return np.arange(first, position + 1)
         gaps = self._apart(row, position)[1:] - 1  # (position,)
         times = np.ones(position + 1, np.int64)
         times[:-1] += np.where(gaps <= self.max_gap, gaps, 0)

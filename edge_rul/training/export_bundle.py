@@ -86,6 +86,7 @@ def export(
             "normaliser": transform.normaliser,
             "smooth": settings.smooth,
             "seconds_per_cycle": settings.dataset.seconds_per_cycle,
+            "max_gap": settings.dataset.max_gap,
             "rul": settings.rul,
             "classes": settings.classes,
             "network": Network(

@@ -42,9 +42,9 @@ class RowRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="format"):
     """seconds_per_cycle: needed where the RUL's unit is one of time. max_gap: missing cycles in a row that a window may
-    span; left out, a window may span any hole, as the daemon's does. split: where the files are not split already.
-    protocol: which windows of the test lives are judged; only the last one of each, padded where the life is shorter,
-    or all full ones. detection: where failures are to be told ahead at all, more than to the day."""
+    span; left out, it may span any hole. The bundle's daemon holds as many by default. split: where the files are not
+    split already. protocol: which windows of the test lives are judged; only the last one of each, padded where the
+    life is shorter, or all full ones. detection: where failures are to be told ahead at all, more than to the day."""
 
     seconds_per_cycle: Annotated[float, Meta(gt=0)] | None = None
     rows: RowRules = RowRules()

@@ -24,8 +24,9 @@ NAN = float("nan")
 Sent = tuple[int, tuple[float, float]]  # time, values
 
 
-def make_lives(max_gap: int = 0, seconds: float | None = STEP / 1000) -> Lives:
-    return Lives(Rings(T, 2, max_late=LATE, max_gap=max_gap, changes=True, seconds_per_cycle=seconds), 10)
+def make_lives(max_gap: int = 0, seconds: float | None = STEP / 1000, *, restart: bool = False) -> Lives:
+    rings = Rings(T, 2, max_late=LATE, max_gap=max_gap, changes=True, seconds_per_cycle=seconds, restart=restart)
+    return Lives(rings, 10)
 
 
 def feed(lives: Lives, cycle: int, values: tuple[float, float] = (1.0, 2.0), key: Key = "time") -> Applied | Reason:
@@ -43,8 +44,13 @@ def missing(before: int, after: int) -> int:
     return max(0, round((after - before) / STEP) - 1)
 
 
-def oracle(lives: list[list[Sent]], max_gap: int) -> dict[tuple[int, int], tuple[list[list[float]], int]]:
-    """Windows and what is missing in them, by (life, time): each life sorted, what is missing filled, slid over."""
+def oracle(
+    lives: list[list[Sent]], max_gap: int, *, restart: bool
+) -> dict[tuple[int, int], tuple[list[list[float]], int]]:
+    """Windows and what is missing in them, by (life, time): each life sorted, what is missing filled, slid over.
+
+    restart: what comes before a longer gap is not in a window after it.
+    """
     windows = {}
     for number, life in enumerate(lives):
         rows: list[tuple[int, list[float]]] = []  # index of the reading that the row shows, and what it holds
@@ -54,6 +60,7 @@ def oracle(lives: list[list[Sent]], max_gap: int) -> dict[tuple[int, int], tuple
                 before = rows[-1][1]
                 gap = missing(times[index - 1], time)
                 rows += [(index - 1, before)] * (gap if gap <= max_gap else 0)
+                rows = [] if restart and gap > max_gap else rows
                 values = tuple(b if np.isnan(v) else v for v, b in zip(values, before, strict=True))  # noqa: PLW2901
             rows.append((index, list(values)))
             if len(rows) >= T:
@@ -65,14 +72,14 @@ def oracle(lives: list[list[Sent]], max_gap: int) -> dict[tuple[int, int], tuple
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[list[Sent]], list[list[Sent]], int]:
-    """Lives, the order in which each one's readings are sent, late by two at most, and a max_gap.
+def histories(draw: st.DrawFn) -> tuple[list[list[Sent]], list[list[Sent]], int, bool]:
+    """Lives, the order in which each one's readings are sent, late by two at most, a max_gap, and what is beyond it.
 
-    Their times jitter about multiples of 10 s, with gaps; where these are held by less than a quarter of a cycle, as
+    Their times jitter about multiples of 10 s, with gaps; where these count by less than a quarter of a cycle, as
     beyond that a late reading may make its neighbours' distance less than it was, and a window that was full is not.
     """
-    max_gap = draw(st.integers(0, 3))
-    far = 2400 if max_gap else 4000
+    max_gap, restart = draw(st.integers(0, 3)), draw(st.booleans())
+    far = 2400 if max_gap or restart else 4000
     lives: list[list[Sent]] = []
     orders: list[list[Sent]] = []
     time = NOW
@@ -88,7 +95,7 @@ def histories(draw: st.DrawFn) -> tuple[list[list[Sent]], list[list[Sent]], int]
         keys = [i if i == 0 else i + draw(st.sampled_from([0.0, 0.0, 1.5, 2.5])) for i in range(len(life))]
         lives.append(life)
         orders.append([life[i] for i in sorted(range(len(life)), key=lambda i, keys=keys: (keys[i], i))])  # type: ignore[misc]
-    return lives, orders, max_gap
+    return lives, orders, max_gap, restart
 
 
 @settings(max_examples=200)
@@ -98,11 +105,11 @@ def histories(draw: st.DrawFn) -> tuple[list[list[Sent]], list[list[Sent]], int]
     restarts=st.sets(st.integers(0, 40)),
 )
 def test_final_revisions_equal_sliding_windows_over_the_sorted_series(
-    history: tuple[list[list[Sent]], list[list[Sent]], int], repeats: list[int], restarts: set[int]
+    history: tuple[list[list[Sent]], list[list[Sent]], int, bool], repeats: list[int], restarts: set[int]
 ) -> None:
     """Whatever their order, however often one comes, and wherever the state is stored and taken up again."""
-    series, orders, max_gap = history
-    lives = make_lives(max_gap)
+    series, orders, max_gap, restart = history
+    lives = make_lives(max_gap, restart=restart)
     found: dict[tuple[int, int], tuple[int, list[list[float]], int]] = {}
     sent: list[Sent] = []
     for number, order in enumerate(orders):
@@ -110,7 +117,7 @@ def test_final_revisions_equal_sliding_windows_over_the_sorted_series(
             lives.reset(X)
         for reading in order:
             if len(sent) in restarts:
-                blob, lives = lives.dump(X) if X in lives else b"", make_lives(max_gap)
+                blob, lives = lives.dump(X) if X in lives else b"", make_lives(max_gap, restart=restart)
                 lives.load(X, blob)
             applied = accepted(feed(lives, *reading))
             assert (applied.life, applied.cycle) == (number, reading[0])
@@ -123,7 +130,9 @@ def test_final_revisions_equal_sliding_windows_over_the_sorted_series(
                 # Those of a life before are told to be so; of this one each is the same again, or has left the ring.
                 verdict = feed(lives, *sent[repeats[len(sent) - 1] % len(sent)])
                 assert verdict in (Reason.DUPLICATE, Reason.OLD_LIFE, Reason.LATE)
-    assert {key: (window, absent) for key, (_, window, absent) in found.items()} == oracle(series, max_gap)
+    assert {key: (window, absent) for key, (_, window, absent) in found.items()} == oracle(
+        series, max_gap, restart=restart
+    )
 
 
 def test_the_same_time_with_other_values_is_a_conflict() -> None:
@@ -193,7 +202,8 @@ def by_time(pipeline: Any, tail: Tail, index: float, p: float) -> None:
 
 def test_delays_count_cycles_of_so_many_seconds() -> None:
     """And a shelved alarm is quiet for so many: its end is a time, as `cycle` is one."""
-    pipeline, tail = make(seconds_per_cycle=STEP / 1000, rules=[RulAlarm(name="low", below=40, on_delay=3)]), Tail(100)
+    rule = RulAlarm(name="low", below=40, on_delay=3)
+    pipeline, tail = make(rings={"seconds_per_cycle": STEP / 1000}, rules=[rule]), Tail(100)
     for index in range(3):
         by_time(pipeline, tail, index, 40.0)
     drain(pipeline, tail)

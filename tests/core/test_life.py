@@ -89,18 +89,37 @@ def test_a_short_gap_is_held_and_never_due_itself() -> None:
 
 def test_beyond_a_longer_gap_the_window_begins_anew_where_it_shall_until_a_late_reading_closes_it() -> None:
     bench = Bench(max_gap=1, restart=True)
-    for cycle in (1, 2, 3, 5):
-        bench.feed(cycle)
+    assert [accepted(bench.feed(cycle)).restarted for cycle in (1, 2, 3, 5)] == [False] * 4
     after = accepted(bench.feed(8))
-    assert (after.gap, after.answers) == (2, [])
+    assert (after.gap, after.restarted, after.answers) == (2, True, [])
     assert after.standing is not None
     assert after.standing.readings == 1
     late = accepted(bench.feed(6))
-    assert answers(late) == [(6, 0, False), (8, 0, True)]
+    assert answers(late) == [(6, 0, True), (8, 0, True)]  # none of a newer cycle was answered
     assert [a.window.readings.values[:, 0].tolist() for a in late.answers] == [[3, 3, 5, 6], [5, 6, 6, 8]]
     assert late.standing is not None
     assert late.standing.readings == T
     assert accepted(bench.feed(9)).standing is None
+
+
+def test_behind_a_long_gap_the_newest_answer_stays_what_it_was() -> None:
+    """So that a broker that forgot it is told again, and an operator may see to its alarms."""
+    bench = Bench(max_gap=1, restart=True)
+    for cycle in (1, 2, 3, 4, 5):
+        bench.feed(cycle)
+    before = bench.lives.newest(Asset("x"))
+    for cycle in (20, 21, 22):
+        bench.feed(cycle)
+        found = bench.lives.newest(Asset("x"))
+        assert before is not None
+        assert found is not None
+        assert (found[0], found[1].cycle, found[1].revision, found[1].newest) == (0, 5, 0, True)
+        assert found[1].window.same(before[1].window)
+    assert answers(bench.feed(23)) == [(23, 0, True)]
+    assert bench.newest() == [[c, -c] for c in (20, 21, 22, 23)]
+    for cycle in range(40, 200, 10):  # until the last window that was answered is not held any more
+        bench.feed(cycle)
+    assert bench.lives.newest(Asset("x")) is None
 
 
 def test_a_late_reading_is_put_in_its_place_and_what_it_touches_is_due_again() -> None:
@@ -322,6 +341,7 @@ def test_final_revisions_equal_sliding_windows_over_the_cleaned_series(
         for answer in accepted(result).answers:
             key = (accepted(result).life, answer.cycle)
             assert answer.revision == (found[key][0] + 1 if key in found else 0)
+            assert answer.newest == (key >= max(found, default=key))  # what is retained never goes backwards
             found[key] = (answer.revision, answer.window.readings.values.tolist())
         if index < len(repeats):
             again = order[repeats[index] % (index + 1)]
@@ -330,11 +350,11 @@ def test_final_revisions_equal_sliding_windows_over_the_cleaned_series(
 
 
 @settings(max_examples=100)
-@given(history=histories(), cut=st.integers(0, 40), max_gap=st.integers(0, 3))
+@given(history=histories(), cut=st.integers(0, 40), max_gap=st.integers(0, 3), restart=st.booleans())
 def test_a_state_that_was_stored_goes_on_as_if_nothing_had_happened(
-    history: tuple[list[list[Sent]], list[Sent]], cut: int, max_gap: int
+    history: tuple[list[list[Sent]], list[Sent]], cut: int, max_gap: int, restart: bool
 ) -> None:
-    whole, first, second = (Bench(max_late=3, max_gap=max_gap) for _ in range(3))
+    whole, first, second = (Bench(max_late=3, max_gap=max_gap, restart=restart) for _ in range(3))
     _, order = history
     for cycle, time, values in order[:cut]:
         whole.feed(cycle, time, values)
@@ -357,12 +377,13 @@ def test_a_state_that_was_stored_goes_on_as_if_nothing_had_happened(
     cycles=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=60),
     evictions=st.sets(st.integers(0, 60)),
     max_gap=st.integers(0, 2),
+    restart=st.booleans(),
 )
 def test_an_evicted_asset_that_returns_goes_on_as_if_it_had_stayed(
-    cycles: list[tuple[int, int]], evictions: set[int], max_gap: int
+    cycles: list[tuple[int, int]], evictions: set[int], max_gap: int, restart: bool
 ) -> None:
     """cycles: which asset sends, and by how much its cycle grows. evictions: before which readings all idle ones go."""
-    stays, goes = Bench(max_gap=max_gap), Bench(max_gap=max_gap)
+    stays, goes = Bench(max_gap=max_gap, restart=restart), Bench(max_gap=max_gap, restart=restart)
     disk: dict[Asset, bytes] = {}
     goes.lives.bring_back = disk.get
     at = [0] * 4

@@ -23,6 +23,7 @@ from edge_rul.core.tail import Tail as CoreTail
 from edge_rul.core.topic import Template
 from edge_rul.core.transform import Transform
 from edge_rul.core.valid import Ranges
+from edge_rul.core.window import Rings
 from edge_rul.errors import Reason
 
 
@@ -54,10 +55,16 @@ TRANSFORM = Transform(
 )
 
 
-def make(max_batch: int = 4, max_assets: int = 100, outgoing: Outgoing = OUTGOING, **more: Any) -> Pipeline:
+def make(
+    max_batch: int = 4,
+    max_assets: int = 100,
+    outgoing: Outgoing = OUTGOING,
+    rings: dict[str, Any] | None = None,
+    **more: Any,
+) -> Pipeline:
     return Pipeline(
         model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad")),
-        window=T,
+        rings=Rings(T, 2, **{"max_late": T, **(rings or {})}),
         transform=more.pop("transform", TRANSFORM),
         decoder=Decoder(["p", "q"], [Template("in/{asset}")], command=Template("cmd"), hold=["p"]),
         outgoing=outgoing,
@@ -139,7 +146,7 @@ def test_quality_tells_what_is_wrong_with_a_window() -> None:
 
 
 def test_values_beyond_their_range_are_held_or_cost_the_reading_and_are_counted() -> None:
-    pipeline, tail = make(ranges=Ranges([(0, 60), (0, 1)], [True, False]), max_hold=[1, None]), Tail(100)
+    pipeline, tail = make(ranges=Ranges([(0, 60), (0, 1)], [True, False]), rings={"max_hold": [1, None]}), Tail(100)
     for cycle, (p, q) in enumerate([(50, 0.5), (99, 0.5), (40, 0.5), (99, 9), (-1, 0.5), (-1, 0.5), (30, 0.5)], 1):
         send(pipeline, tail, "x", cycle, p, q=q)
     found = predictions(drain(pipeline, tail))
@@ -159,7 +166,7 @@ def changing() -> Pipeline:
         normaliser=ZScore(mean=[0.0, 0.0], std=[1.0, 1.0]),
         window=T,
     )
-    return make(transform=transform, max_late=4)
+    return make(transform=transform, rings={"max_late": 4, "changes": True})
 
 
 def test_a_late_reading_answers_again_every_window_that_holds_it_or_the_change_after_it() -> None:

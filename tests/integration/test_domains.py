@@ -40,6 +40,7 @@ DAEMON = """
 bundle: {bundle}
 mqtt: {{host: 127.0.0.1}}
 topics: {{readings: ["plant/{{asset}}/cycle"]}}
+windows: {{max_gap: 0, beyond_gap: span}}  # as the figures' windows are
 engine: onnxruntime
 """
 Rows = Callable[[dict[str, str]], bool]

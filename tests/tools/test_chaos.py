@@ -73,12 +73,24 @@ def test_the_oracle_slides_over_what_was_acknowledged_within_a_life() -> None:
     def total(windows: Array) -> Array:
         return windows.sum(axis=(1, 2))  # (N, T, F) -> (N,)
 
-    # The window of cycle 4 holds 1, 2 and 4: what never came leaves a gap. No window reaches into another life.
+    # In the window of cycle 4 the reading of 2 stands for 3, which never came. No window reaches into another life.
     assert chaos_witness.offline(keys, values, 3, total) == {
-        Key("a", 0, 4): 7.0,
+        Key("a", 0, 4): 8.0,
         Key("a", 0, 5): 11.0,
         Key("b", 0, 3): 6.0,
     }
+
+
+def test_the_oracle_s_window_begins_anew_behind_a_long_gap() -> None:
+    keys = [Key("a", 0, c) for c in (1, 2, 6, 11, 12, 14)]
+
+    def values(key: Key) -> Array:
+        return np.array([key.cycle], np.float32)
+
+    def last_and_first(windows: Array) -> Array:
+        return windows[:, -1, 0] * 100 + windows[:, 0, 0]  # (N, T, F) -> (N,)
+
+    assert chaos_witness.offline(keys, values, 3, last_and_first) == {Key("a", 0, 6): 602.0, Key("a", 0, 14): 1412.0}
 
 
 @given(lives=st.lists(st.lists(st.floats(100, 125), max_size=12), min_size=1, max_size=3))

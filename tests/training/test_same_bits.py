@@ -21,6 +21,7 @@ from edge_rul.core.tail import Numbered, Tail
 from edge_rul.core.topic import Asset, Template
 from edge_rul.core.transform import Transform
 from edge_rul.core.valid import Ranges
+from edge_rul.core.window import Rings
 from edge_rul.training.clean import Rule, clean
 from edge_rul.training.table import Table
 from edge_rul.training.windows import Windows, full_windows
@@ -70,13 +71,12 @@ def make_pipeline(transform: Transform, max_batch: int) -> Pipeline:
     topic = Template("out/{asset}")
     return Pipeline(
         model=Model(BundleId("b", "0" * 64), EngineId("fake", "float32"), "j", "cycles", ("good", "bad")),
-        window=T,
+        rings=Rings(T, len(RULES), max_late=T, max_hold=[rule.max_hold for rule in RULES], changes=transform.changes),
         transform=transform,
         decoder=Decoder([rule.name for rule in RULES], [Template("in/{asset}")], hold=["a"]),
         outgoing=Outgoing(topic, topic, topic, statistics=topic, status=topic, daemon_alarm=topic, dead_letter=None),
         rules=[],
         max_batch=max_batch,
-        max_hold=[rule.max_hold for rule in RULES],
         ranges=Ranges([rule.valid for rule in RULES], [rule.missing == "hold" for rule in RULES]),
     )
 

@@ -36,6 +36,7 @@ _COUNTERS = {
     "revisions": "Predictions published again, as a late reading changed them",
     "late": "Readings that came late and were put in their place",
     "gaps": "Cycles that never came",
+    "restarted": "Windows that began anew behind a gap",
     "skipped": "Windows left out, as scoring lagged",
     "invalid_values": "Values beyond their input's valid range, taken as missing",
     "held_too_long": "Windows not answered, as a value in them was held for longer than it may",

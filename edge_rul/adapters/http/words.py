@@ -100,6 +100,7 @@ def facts(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("Predictions", f"{values['predictions']:,}, of them {values['revisions']:,} revisions"),
         ("Late readings", f"{values['late']:,}"),
         ("Cycles that never came", f"{values['gaps']:,}"),
+        ("Windows begun anew behind a gap", f"{values['restarted']:,}"),
         ("Windows skipped", f"{values['skipped']:,}"),
         ("Waiting for the engine", f"{values['lag_entries']:,} entries, the oldest for {values['lag_seconds']:.1f} s"),
         ("Oldest unanswered", f"{values['oldest_unanswered']:.1f} s"),
