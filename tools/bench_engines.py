@@ -74,8 +74,10 @@ def candidates(
         "openvino int8": {"name": "openvino", "precision": "int8"},
         "tensorrt_rtx": {"name": "tensorrt_rtx"},
         "tensorrt_rtx float16": {"name": "tensorrt_rtx", "precision": "float16"},
+        "tensorrt_rtx bfloat16": {"name": "tensorrt_rtx", "precision": "bfloat16"},
         "tensorrt": {"name": "tensorrt"},
         "tensorrt float16": {"name": "tensorrt", "precision": "float16"},
+        "tensorrt bfloat16": {"name": "tensorrt", "precision": "bfloat16"},
     }
     found: dict[str, Engine] = {}
     if "torch" in installed() and not wanted:

@@ -18,6 +18,7 @@ from edge_rul.config import EngineSettings
 from edge_rul.engines import Engine, Say, tolerance_of, verify
 from edge_rul.engines.cache import default_directory
 from edge_rul.engines.failures import gpu_given_up, losses
+from edge_rul.engines.flavour import FOR_A_GPU
 from edge_rul.errors import EngineError
 
 # Name: the module that it needs, the distributions that may bring it, and the extra that installs one.
@@ -135,6 +136,7 @@ def open_verified(name: str, bundle: Bundle, options: Options) -> Engine:
     if name not in installed():
         module, _, extra = _NEEDS[name]
         hint = f"python -m pip install 'edge-rul[{extra}]'" if extra else "install the package again"
+        hint += f"; {FOR_A_GPU}" if name in ON_GPU else ""
         raise EngineError("open", name, f"needs the Python package {module}, which is not installed", hint=hint)
     engine = _open(name, bundle, options)
     try:

@@ -23,6 +23,7 @@ from edge_rul.engines.cuda import Device
 from edge_rul.errors import EngineError
 
 ANY = "any"
+FOR_A_GPU = "docs/engines.md, On a GPU, says what suits an older driver, and a Jetson"
 
 
 class Target(NamedTuple):
@@ -55,7 +56,7 @@ class Flavour:
                 module = importlib.import_module(name)
             except (ImportError, OSError) as e:  # OSError: its libraries are absent
                 extra = name.replace("_", "-")
-                hint = f"python -m pip install 'edge-rul[{extra}]'; on a Jetson it comes with JetPack"
+                hint = f"python -m pip install 'edge-rul[{extra}]'; {FOR_A_GPU}"
                 raise EngineError("open", name, f"the Python package {name} does not load: {e}", hint=hint) from None
         self.trt: Any = module
         self.version: str = module.__version__

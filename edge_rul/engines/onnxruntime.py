@@ -94,7 +94,10 @@ class OnnxRuntimeEngine:
         check_input(self.name, x, self._window, self._inputs, self.max_batch)
         if len(x) == 0:
             return np.empty(0, np.float32), np.empty((0, self._classes), np.float32)
-        rul, logits = self._session.run(["rul", "logits"], {"x": x})
+        try:
+            rul, logits = self._session.run(["rul", "logits"], {"x": x})
+        except Exception as e:  # onnxruntime raises classes of its own C++ module
+            raise EngineError("infer", self.name, f"ONNX Runtime failed: {e}") from e
         if rul.shape != (len(x),) or logits.shape != (len(x), self._classes):
             raise EngineError("infer", self.name, f"answered {rul.shape} and {logits.shape} to {x.shape}")
         return rul, logits

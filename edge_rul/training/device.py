@@ -5,6 +5,7 @@ Owns the choice of the device, and mixed precision on it. Must not know data or 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -23,7 +24,11 @@ def choose(device: Device) -> torch.device:
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
         raise ConfigError("train", "recipe.device", "is cuda, and torch sees no GPU here", hint="use auto or cpu")
-    return torch.device("cuda" if there and device != "cpu" else "cpu")
+    if not there or device == "cpu":
+        return torch.device("cpu")
+    # Two runs give the same bits. Without it cuBLAS promises nothing, and torch 2.6 refuses; read at its first product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return torch.device("cuda")
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

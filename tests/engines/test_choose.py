@@ -275,6 +275,19 @@ def test_a_provider_that_onnx_runtime_drops_silently_is_refused(
     assert ("CUDAExecutionProvider", {"use_tf32": "0"}) in asked
 
 
+def test_a_run_that_fails_is_the_engines_error(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a GPU provider loses its GPU: a new bundle that fails so is taken out again."""
+    with open_engine("onnxruntime", tiny_bundle) as engine:
+
+        class Failing:
+            def run(self, *_: Any) -> None:
+                raise RuntimeError("CUDA failure 719")
+
+        monkeypatch.setattr(engine, "_session", Failing())
+        with pytest.raises(EngineError, match="ONNX Runtime failed: CUDA failure 719"):
+            engine.infer(tiny_bundle.golden_inputs)
+
+
 # -- OpenVINO -------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""A box that has lost its GPU too often: the CPU serves, and the alarm stands until a start has the GPU again."""
+"""A GPU that is lost ends the process; lost too often, the CPU serves, with an alarm until a start has it again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_rul.bundle import Bundle
 from edge_rul.engines import failures
+from edge_rul.engines.cuda import EXIT_FATAL_CUDA
 
 CONFIG = """
 bundle: {bundle}
@@ -65,6 +67,64 @@ def test_the_alarm_stands_while_the_cpu_serves_for_a_lost_gpu(
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+# The command `edge-rul run` on a fake GPU, which is lost at the first batch after the start.
+DOOMED = """
+import sys
+from types import SimpleNamespace
+from edge_rul import daemon
+from edge_rul.cli import main
+from edge_rul.engines import choose, flavour, tensorrt
+from edge_rul.engines.cuda import Cuda
+from engines.fake_gpu import FakeCuda, fake_tensorrt
+gpu = FakeCuda()
+module = fake_tensorrt(gpu, rtx=False)
+tensorrt.Cuda = lambda: Cuda(gpu)
+choose.installed = lambda: {"tensorrt": "10.3"}
+flavour.importlib = SimpleNamespace(import_module=lambda name: module)
+serve = daemon.Loop.run
+def doomed(loop):
+    gpu.fail("cudaStreamSynchronize", 719)
+    serve(loop)
+daemon.Loop.run = doomed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_gpu_that_is_lost_ends_the_process_which_is_counted(
+    tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path
+) -> None:
+    config, log = tmp_path / "edge-rul.yaml", tmp_path / "daemon.log"
+    text = CONFIG.format(bundle=tiny_bundle.path, port=mosquitto.port)
+    config.write_text(text.replace("name: auto", "name: tensorrt"))
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    online = threading.Event()
+    client.on_message = lambda _client, _data, message: online.set() if message.payload == b"online" else None
+    client.connect("127.0.0.1", mosquitto.port)
+    client.subscribe("edge-rul/availability", 1)
+    client.loop_start()
+    environment = {
+        **os.environ,
+        "STATE_DIRECTORY": str(tmp_path / "state"),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    command = [sys.executable, "-c", DOOMED, "run", "--config", str(config)]
+    with log.open("wb") as err:
+        process = subprocess.Popen(command, stderr=err, env=environment)
+    try:
+        assert online.wait(60), log.read_text()
+        for cycle in range(tiny_bundle.manifest.window + 1):
+            reading = {"cycle": cycle, "values": tiny_bundle.golden.windows[0, 0].tolist()}
+            client.publish("plant/engine-1/cycle", json.dumps(reading), qos=1)
+        assert process.wait(60) == EXIT_FATAL_CUDA, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+        client.disconnect()
+        client.loop_stop()
+    assert "cudaError719" in log.read_text()
+    assert len(json.loads((tmp_path / "cache" / "gpu-failures.json").read_bytes())["times"]) == 1
 
 
 class running:  # noqa: N801

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -11,12 +12,16 @@ from torch import nn
 from training.test_run_directory import configure
 
 from edge_rul.errors import ConfigError
-from edge_rul.training import device, fit
+from edge_rul.model.health_head import HealthHead
+from edge_rul.training import dataset, device, fit
 from edge_rul.training.average import Average, AverageSettings, EmaSettings, UniformSettings
 from edge_rul.training.commands import train_command
 from edge_rul.training.metrics import Scores
 from edge_rul.training.optimiser import AdamWSettings, MuonSettings, NAdamSettings, OptimiserSettings, SgdSettings
+from edge_rul.training.progress import Silent
 from edge_rul.training.schedule import ConstantSettings, CosineSettings, PlateauSettings, ScheduleSettings
+from edge_rul.training.settings import load_settings
+from edge_rul.training.windows import full_windows
 
 
 def rates(settings: ScheduleSettings, epochs: int, rmse: list[float] | None = None) -> list[float]:
@@ -159,9 +164,38 @@ def test_a_gpu_that_is_asked_for_and_absent_is_a_mistake_of_configuration(monkey
         device.choose("cuda")
 
 
-def test_who_watches_a_plateau_needs_validation_assets(config: Path) -> None:
-    from edge_rul.training.settings import load_settings
+def test_a_gpu_is_taken_where_there_is_one_and_computes_alike_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert device.choose("cpu") == torch.device("cpu")
+    assert device.choose("auto") == device.choose("cuda") == torch.device("cuda")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
+
+def test_bfloat16_is_of_the_networks_pass_and_not_of_what_it_learns_by(config: Path, engines: Path) -> None:
+    """Another rounding of the same course: weights, averages and figures are float32's."""
+    settings = load_settings(config)
+    table = dataset.load(settings.dataset, engines, "train", [i.name for i in settings.inputs])
+    windows = full_windows(table, settings.window)
+    seen: set[tuple[bool, torch.dtype]] = set()  # whether in training, and of what the network's answers are
+
+    def look(module: nn.Module, _: object, out: torch.Tensor) -> None:
+        if isinstance(module, HealthHead):
+            seen.add((module.training, out.dtype))
+
+    done = []
+    for precision in ("float32", "bfloat16"):
+        recipe = msgspec.structs.replace(settings.recipe, precision=precision, windows_per_epoch=64, epochs=1)
+        hook = nn.modules.module.register_module_forward_hook(look)
+        done.append(fit.fit(windows, windows, msgspec.structs.replace(settings, recipe=recipe), Silent()))
+        hook.remove()
+    assert seen == {(True, torch.float32), (True, torch.bfloat16), (False, torch.float32)}
+    exact, rounded = done
+    assert {t.dtype for t in rounded.model.parameters()} == {torch.float32}
+    assert exact.epochs[0].loss != rounded.epochs[0].loss == pytest.approx(exact.epochs[0].loss, rel=0.05)
+
+
+def test_who_watches_a_plateau_needs_validation_assets(config: Path) -> None:
     config.write_text(config.read_text().replace("recipe:\n", "recipe:\n  early_stopping: {patience: 2}\n"))
     with pytest.raises(ConfigError, match="watch the validation RMSE, and no assets are held out"):
         load_settings(config)

@@ -25,7 +25,8 @@ RECIPES = {
   average: {name: uniform, last: 0.9}
   early_stopping: {patience: 3}
 """,
-    "nadam, cosine": """
+    "nadam, cosine, gradnorm": """
+loss: {name: gradnorm}
   optimiser: {name: nadam}
   schedule: {name: cosine, learning_rate: 0.001, warmup_epochs: 1}
 """,
@@ -60,7 +61,9 @@ def configure(config: Path, recipe: str) -> None:
     named = {line.split(":")[0] for line in recipe.splitlines() if line.strip()}
     lines = [line for line in lines if line.split(":")[0] not in named]
     at = lines.index("recipe:") + 1
-    text = "\n".join([*lines[:at], *recipe.strip("\n").splitlines(), *lines[at:]]) + "\n"
+    inner = [line for line in recipe.splitlines() if line.startswith(" ")]
+    outer = [line for line in recipe.splitlines() if line and line not in inner]
+    text = "\n".join([*lines[:at], *inner, *lines[at:], *outer]) + "\n"
     config.write_text(text + "validation: {share: 0.2, seed: 1}\n")
 
 
@@ -89,6 +92,10 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bits(
     assert second.training["epochs"] == first.training["epochs"]
     for name in ("steps.csv", "epochs.csv"):
         assert (broken / name).read_text() == (whole / name).read_text(), name
+    # Norms are logged at each step where the loss needs them, else at the first and at each `log_every`, here the 50th.
+    taken = [int(row["step"]) for row in rows(whole / "steps.csv")]
+    assert taken == (list(range(1, len(taken) + 1)) if "gradnorm" in recipe else [1])
+    assert len(taken) > EPOCHS or "gradnorm" not in recipe
 
 
 def test_a_run_directory_holds_what_one_asks_of_a_run(config: Path, engines: Path, tmp_path: Path) -> None:
