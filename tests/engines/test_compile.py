@@ -138,7 +138,7 @@ def test_the_shipped_bundle_builds(
     weights = fd001.manifest.network.parameters * (4 if precision == "float32" else 2)
     assert 0.75 * weights < len(blob) < 3 * weights
     files = {p.name for p in tmp_path.iterdir()}
-    assert files == {entry.engine.name, entry.sidecar.name}
+    assert files == {entry.engine.name, entry.sidecar.name, f"{entry.engine.stem}.lock"}
 
 
 def test_a_precision_costs_half_the_weights_and_little_accuracy(fd001: Bundle) -> None:
