@@ -12,8 +12,9 @@ Held against an offline run over what the daemon acknowledged: every prediction,
 holds retained at the end.
 
 Owns the run's beginning and end, and the report: the last line printed is a JSON object with the counts. Exit code 1
-where an answer, an event or a retained state is missing or wrong, or where the daemon ended of its own accord. The
-faults are chaos_faults's, the publisher is chaos_field's, record and judgement are chaos_witness's.
+where an answer, an event or a retained state is missing or wrong, where the daemon ended of its own accord, or where
+nothing was answered, so that nothing could be wrong. The faults are chaos_faults's, the publisher is chaos_field's,
+record and judgement are chaos_witness's.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def main() -> int:
         verdict = judge(chaos.witness, never_taken, args.data, chaos.retained)
         result: dict[str, int] = report(chaos, verdict, args)
     print(json.dumps(result), flush=True)
-    failed = any(result[name] for name in FAILURES)
+    failed = any(result[name] for name in FAILURES) or not result["predicted"]
     return EXIT_FOUND if failed else EXIT_OK
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mqtt_proxy
 import paho.mqtt.client as paho
 import pytest
 import structlog
@@ -319,6 +320,52 @@ def test_a_broker_that_is_down_does_not_stop_the_start() -> None:
             assert made.attempted.wait(PATIENCE)
             made.wait(0.0)
             assert not made.connected
+
+
+def packet(connection: socket.socket, kind: int) -> bytes:
+    """The body of the next packet of this kind that comes."""
+    buffer = bytearray()
+    while data := connection.recv(4096):
+        buffer += data
+        for found in mqtt_proxy.packets(buffer):
+            if found.kind == kind:
+                return found.body
+    raise AssertionError(f"no packet of kind {kind} came")
+
+
+def test_what_a_session_is_asked_for_and_that_each_connection_subscribes() -> None:
+    asked: dict[str, Any] = {"session_expiry": 1000, "receive_maximum": 77, "max_packet": 4096, "client_id": "we"}
+    with socket.create_server(("127.0.0.1", 0)) as server, transport(server.getsockname()[1], **asked) as made:
+        server.settimeout(PATIENCE)
+        for session_present in (0, 1):
+            connection, _ = server.accept()
+            with connection:
+                connection.settimeout(PATIENCE)
+                body = packet(connection, mqtt_proxy.CONNECT)
+                assert body[:7] == b"\x00\x04MQTT\x05"
+                assert not body[7] & 0b10, "a clean start would throw the session away"
+                properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+                _, length = properties.unpack(body[10:])
+                found = (properties.SessionExpiryInterval, properties.ReceiveMaximum, properties.MaximumPacketSize)
+                assert found == (1000, 77, 4096)
+                assert body[10 + length :].startswith(b"\x00\x02we")
+                connection.sendall(bytes([0x20, 3, session_present, 0, 0]))  # CONNACK, success
+                body = packet(connection, mqtt_proxy.SUBSCRIBE)
+                assert body[2:-1] == b"\x00\x00\x04in/+"
+                # QoS 1, not what we publish ourselves, and what is retained for a new subscription alone.
+                assert body[-1] == 1 | 1 << 2 | 1 << 4
+                until(made, lambda: made.connected)
+
+
+def test_a_broker_that_knows_no_mqtt_5_is_told_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, transport(server.getsockname()[1]) as made:
+        server.settimeout(PATIENCE)
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"\x20\x02\x00\x01")  # CONNACK of MQTT 3.1.1: unacceptable protocol version
+            with pytest.raises(TransportError, match=r"(?s)refuses us.*mqtt.version: 3\.1\.1") as caught:
+                until(made, lambda: False)
+        assert caught.value.exit_code == EXIT_REFUSED
 
 
 def test_a_takeover_ends_us_with_its_own_code() -> None:
