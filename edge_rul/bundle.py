@@ -58,7 +58,8 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class HealthClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One health class. A label belongs to the first class whose `above` it passes; None takes the rest."""
+    """One health class. A label belongs to the first class whose `above` it passes; None takes the rest. Where the data
+    set named the classes itself, all are None."""
 
     name: str
     above: float | None = None

@@ -58,6 +58,11 @@ class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Which part of the data set this is, in words."""
         return "" if self.split is None else self.split.words
 
+    @property
+    def names_health(self) -> bool:
+        """Whether the data set says itself in which health class a reading is."""
+        return False
+
     def read(self, data: Path, part: Part, inputs: Sequence[str]) -> Table:
         """All lives in the files, or those of `part` where the files are split; RUL counted in cycles.
 

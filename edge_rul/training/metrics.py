@@ -16,15 +16,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Figures over N windows; rmse, mae and bias in the RUL's unit, accuracy and macro_f1 in 0 to 1. nasa_score: None
-    where it is not asked for."""
+    """Figures over N windows; rmse, mae and bias in the RUL's unit, accuracy and macro_f1 in 0 to 1. None: not
+    asked for, or of a model that names no class."""
 
     rmse: float
     mae: float
     bias: float
     nasa_score: float | None
-    accuracy: float
-    macro_f1: float
+    accuracy: float | None
+    macro_f1: float | None
 
 
 def scores(

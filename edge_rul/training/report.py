@@ -205,13 +205,19 @@ def _section(
         return found if nasa else msgspec.structs.replace(found, nasa_score=None)
 
     one_hot = np.eye(len(manifest.classes), dtype=np.float32)
+
+    def by_tree(rul: Array) -> Scores:
+        found = figures(rul, one_hot[class_of(rul, manifest.classes)])
+        named = windows.table.health is not None  # which a RUL does not tell
+        return msgspec.structs.replace(found, accuracy=None, macro_f1=None) if named else found
+
     return Section(
         what=judged.what,
         lives=len(np.unique(windows.first)),
         windows=len(windows),
         padded=int((windows.padding > 0).sum()),
         network=figures(judged.rul, judged.logits),
-        trees={f: figures(rul, one_hot[class_of(rul, manifest.classes)]) for f, rul in judged.trees.items()},
+        trees={f: by_tree(rul) for f, rul in judged.trees.items()},
         difference=rmse_difference(own, error[better], asset) if better and known.any() else None,
         bands=bands(judged.rul[known], true.rul[known], cap, told),
         tree_bands=bands(judged.trees[better][known], true.rul[known], cap, None) if better else [],
@@ -238,7 +244,7 @@ def _detection(
     return detect(whole.windows, rul, settings.detection, manifest.rul.unit, settings.seconds_per_cycle)
 
 
-def _lead_time(manifest: Manifest, judged: Judged, rul: Array) -> LeadTime:
-    """With the limit of the last health class."""
-    limit = min(c.above for c in manifest.classes if c.above is not None)
-    return lead_time(judged.windows, rul, limit)
+def _lead_time(manifest: Manifest, judged: Judged, rul: Array) -> LeadTime | None:
+    """With the limit of the last health class; None where classes have no limits."""
+    limits = [c.above for c in manifest.classes if c.above is not None]
+    return lead_time(judged.windows, rul, min(limits)) if limits else None

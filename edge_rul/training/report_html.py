@@ -111,8 +111,8 @@ def _figures(section: Section, report: Report) -> str:
         [f"mean absolute error, {report.unit}", *(f"{s.mae:.2f}" for s in columns)],
         [f"bias, {report.unit}", *(f"{s.bias:+.2f}" for s in columns)],
         ["NASA score", *("" if s.nasa_score is None else f"{s.nasa_score:.1f}" for s in columns)],
-        ["class accuracy", *(f"{s.accuracy:.1%}" for s in columns)],
-        ["macro F1", *(f"{s.macro_f1:.3f}" for s in columns)],
+        ["class accuracy", *("" if s.accuracy is None else f"{s.accuracy:.1%}" for s in columns)],
+        ["macro F1", *("" if s.macro_f1 is None else f"{s.macro_f1:.3f}" for s in columns)],
     ]
     table = _table(
         f"{section.what}: {section.windows} windows of {section.lives} lives{padded}",

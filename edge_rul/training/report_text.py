@@ -39,8 +39,8 @@ def _section(section: Section, unit: str) -> list[str]:
         (f"mean absolute error, {unit}", [f"{s.mae:.2f}" for _, s in columns]),
         (f"bias, {unit}", [f"{s.bias:+.2f}" for _, s in columns]),
         ("NASA score", ["" if s.nasa_score is None else f"{s.nasa_score:.1f}" for _, s in columns]),
-        ("class accuracy", [f"{s.accuracy:.1%}" for _, s in columns]),
-        ("macro F1", [f"{s.macro_f1:.3f}" for _, s in columns]),
+        ("class accuracy", ["" if s.accuracy is None else f"{s.accuracy:.1%}" for _, s in columns]),
+        ("macro F1", ["" if s.macro_f1 is None else f"{s.macro_f1:.3f}" for _, s in columns]),
     ]
     widths = [max(len(name), 7) for name, _ in columns]
     label = max(_LABEL, *(len(name) for name, _ in rows)) + 2

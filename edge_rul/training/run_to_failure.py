@@ -53,6 +53,7 @@ class TableSettings(Format, frozen=True, tag="table"):
     asset, life, cycle, time, group: names of columns. life: where an asset has several, in the order of the file.
     cycle or time: the place of a reading in its life; a time becomes a cycle by `seconds_per_cycle`. columns: of inputs
     whose column has another name. failed: left out, every life ends in failure. group: of an asset, for `split`.
+    health: names the class that a reading is in, and nothing where that is not known; left out, the RUL tells it.
     """
 
     asset: Name
@@ -63,6 +64,12 @@ class TableSettings(Format, frozen=True, tag="table"):
     columns: dict[str, str] = msgspec.field(default_factory=dict)
     failed: FailedSettings | None = None
     group: Name | None = None
+    health: Name | None = None
+
+    @property
+    def names_health(self) -> bool:
+        """See Format.names_health."""
+        return self.health is not None
 
     def __post_init__(self) -> None:
         if (self.cycle is None) == (self.time is None):
@@ -78,8 +85,8 @@ class TableSettings(Format, frozen=True, tag="table"):
         files: dict[str, str] = {}
         named = [self.columns.get(i, i) for i in inputs]
         told = None if self.failed is None or self.failed.file else self.failed.column
-        others = [n for n in (self.asset, self.life, self.cycle, self.time, self.group, told) if n is not None]
-        columns = read(path, [*others, *named], files)
+        others = (self.asset, self.life, self.cycle, self.time, self.group, self.health, told)
+        columns = read(path, [*(n for n in others if n is not None), *named], files)
         asset = np.array(columns.texts(self.asset), np.str_)
         if not asset.all():
             raise columns.fault(int((asset == "").argmax()), f"column {self.asset} is empty, expected an asset's name")
@@ -96,6 +103,7 @@ class TableSettings(Format, frozen=True, tag="table"):
             failed=self._failed(columns, asset, own, keys, path.parent, files)[order],
             files=files,
             time=None if self.time is None else np.rint(columns.seconds(self.time) * 1000).astype(np.int64)[order],
+            health=None if self.health is None else np.array(columns.texts(self.health), np.str_)[order],
             groups={} if self.group is None else dict(zip(asset.tolist(), columns.texts(self.group), strict=True)),
         )
 

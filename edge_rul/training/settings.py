@@ -132,7 +132,8 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file. window, stride: in readings. rul.max caps the labels; classes are told by RUL thresholds.
+    """The whole file. window, stride: in readings. rul.max caps the labels; classes are told by RUL
+    thresholds, or named by the data set.
 
     features:    what the model sees of the inputs, by name or declared; by default each input that is no setting of the
                  normaliser's
@@ -181,7 +182,14 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"inputs name a sensor twice: {', '.join(sorted(twice))}")
         self._check_features(names)
+        self._check_classes()
+
+    def _check_classes(self) -> None:
         above = [c.above for c in self.classes]
+        if self.dataset.names_health:
+            if any(a is not None for a in above):
+                raise ValueError(f"classes are above {above}, expected no limits where dataset.health names the class")
+            return
         limits = [a for a in above[:-1] if a is not None]
         if above[-1] is not None or len(limits) != len(above) - 1:
             raise ValueError(f"classes are above {above}, expected a limit for each but the last, which takes the rest")

@@ -18,7 +18,7 @@ from edge_rul.errors import DataError
 
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-ROWS = ("asset", "life", "cycle", "inputs", "rul", "is_lower_bound", "time", "held")  # what a table has of each reading
+ROWS = ("asset", "life", "cycle", "inputs", "rul", "is_lower_bound", "time", "held", "health")  # of each reading
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -36,6 +36,7 @@ class Table(msgspec.Struct, frozen=True):
     rules:          how many readings or values a rule dropped or mended, by the rule
     time:           (N,) event times in epoch milliseconds, where the data set has them
     held:           (N, F) values that were missing, and taken from the reading before; None: none
+    health:         (N,) classes that the data set names, "" where it does not; None: they are told by the RUL
     max_hold:       for each input, readings in a row for which a window may hold it; None for any number
     """
 
@@ -51,6 +52,7 @@ class Table(msgspec.Struct, frozen=True):
     rules: dict[str, int] = {}
     time: Index | None = None
     held: Mask | None = None
+    health: npt.NDArray[np.str_] | None = None
     max_hold: list[int | None] = []
 
     def __len__(self) -> int:
@@ -99,14 +101,17 @@ def table_of_lives(
     groups: dict[str, str],
     rules: dict[str, int] | None = None,
     time: Index | None = None,
+    health: npt.NDArray[np.str_] | None = None,
 ) -> Table:
     """A table whose lives end with their last reading. failed: (N,) whether the reading's life was seen to fail there.
-    time: (N,) event times in epoch milliseconds.
+    time: (N,) event times in epoch milliseconds. health: (N,) as of the table.
 
     The RUL is in cycles, 0 at a life's last reading.
     """
     unknown = np.zeros(len(asset), np.float32)
-    table = Table(asset, life, cycle, inputs, unknown, ~failed, files, groups, rules=rules or {}, time=time)
+    table = Table(
+        asset, life, cycle, inputs, unknown, ~failed, files, groups, rules=rules or {}, time=time, health=health
+    )
     starts = table.starts  # (L,)
     ends = np.append(starts[1:], len(table)) - 1  # (L,)
     rul = np.repeat(cycle[ends], ends - starts + 1) - cycle  # (N,)

@@ -15,6 +15,7 @@ import numpy as np
 from edge_rul.bundle import HealthClass
 from edge_rul.core.features import Readings
 from edge_rul.core.normalise import Array
+from edge_rul.errors import DataError
 from edge_rul.training.table import Index, Mask, Table
 from edge_rul.training.table import joined as joined_table
 
@@ -161,15 +162,30 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 def labels(windows: Windows, max_rul: float, classes: Sequence[HealthClass]) -> Labels:
-    """RUL capped at `max_rul`, and the class by the thresholds of `classes`: the first whose `above` the RUL passes.
+    """RUL capped at `max_rul`, and the class: that which the data set names of the window's last reading, or else by
+    the thresholds of `classes` the first whose `above` the RUL passes.
 
-    A lower bound tells the class only where it passes the first threshold: more life cannot change that class.
+    A lower bound tells the class only where it passes the first threshold: more life cannot change that class. Raises
+    DataError for a class that is not one of `classes`.
     """
     left = windows.table.rul[windows.last]  # (N,)
     bound = windows.table.is_lower_bound[windows.last]  # (N,)
-    health = class_of(left, classes)
-    health[bound & (health > 0)] = UNKNOWN
+    if windows.table.health is not None:
+        health = _named(windows, windows.table.health[windows.last].tolist(), [c.name for c in classes])
+    else:
+        health = class_of(left, classes)
+        health[bound & (health > 0)] = UNKNOWN
     return Labels(np.minimum(left, np.float32(max_rul)), bound & (left < max_rul), health)
+
+
+def _named(windows: Windows, told: list[str], classes: list[str]) -> Index:
+    """(N,) the index of each window's class; UNKNOWN where it has none."""
+    index = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
+    if wrong := set(told) - set(index):
+        asset, _, cycle = windows.keys()[told.index(first := min(wrong))]
+        where, problem = f"cycle {cycle} of {asset}", f"its health is {first!r}, expected one of {', '.join(classes)}"
+        raise DataError("label", where, problem, hint="an empty cell where the class is not known")
+    return np.array([index[name] for name in told], np.int64)
 
 
 def class_of(rul: Array, classes: Sequence[HealthClass]) -> Index:
