@@ -28,7 +28,10 @@ def configure(settings: LogSettings) -> None:
         colors = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         # Where `rich` is installed, its tracebacks would show every local variable, secrets among them.
         plain = structlog.dev.plain_traceback
-        processors += [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=28, exception_formatter=plain)]
+        console = structlog.dev.ConsoleRenderer(
+            colors=colors, pad_event_to=28, sort_keys=False, exception_formatter=plain
+        )
+        processors.append(console)
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(), _prefix]
     structlog.configure(

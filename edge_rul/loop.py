@@ -124,4 +124,4 @@ class Loop:
 
     def _log_statistics(self) -> None:
         values = msgspec.structs.asdict(self._worker.statistics())
-        self._log.info("statistics", **{k: v for k, v in values.items() if k != "schema"})
+        self._log.info("statistics", **{k: v for k, v in values.items() if k not in ("schema", "ts")})

@@ -105,7 +105,7 @@ def start_mosquitto(directory: Path, settings: str = "allow_anonymous true", por
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     """Return once something listens on `port`; fail with the log if the process ends before."""
-    for _ in range(1000):
+    for _ in range(6000):
         with socket.socket() as sock:
             sock.settimeout(0.05)
             if sock.connect_ex(("127.0.0.1", port)) == 0:

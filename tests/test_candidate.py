@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 from test_succession import NEW, Engine, put, successor
-from test_worker import Rig
+from test_worker import Rig, reading
 
 from edge_rul.candidate import Candidate
 from edge_rul.core import status
@@ -44,6 +44,18 @@ def test_it_scores_the_same_windows_on_a_topic_of_its_own(rig: Rig) -> None:
     assert state.rul_mean == pytest.approx(3.0, abs=1e-4)
     assert state.rul_largest == pytest.approx(3.0, abs=1e-4)
     assert rig.worker.watermark == 6
+
+
+def test_its_answers_move_no_alarm(rig: Rig) -> None:
+    """What serves says 22, the candidate 19, which is below the alarm's limit of 20."""
+    beside(rig, Engine())
+    for cycle in range(1, 7):
+        rig.transport.put(reading(cycle, 22.0))
+    rig.settle()
+    said = [json.loads(m.payload)["rul"] for m in rig.transport.sent if m.topic == "cand/x"]
+    assert said == pytest.approx([19.0] * 4, abs=1e-4)
+    assert rig.transport.events() == []
+    assert rig.onlooker.changes == ["normal"]
 
 
 def test_what_waits_is_not_kept_waiting_for_it(rig: Rig) -> None:

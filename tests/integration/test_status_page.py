@@ -18,18 +18,22 @@ from edge_rul.bundle import Bundle
 
 CONFIG = """
 bundle: {bundle}
-mqtt: {{host: 127.0.0.1, port: {port}}}
+mqtt: {{host: 127.0.0.1, port: {port}, username: edge, password_file: mqtt.pass}}
 topics: {{readings: ["plant/{{asset}}/cycle"]}}
 alarms: [{{name: low, watch: rul, below: 100, priority: urgent}}]
 engine: onnxruntime
-http: {{port: {http}, asset_series: true}}
-log: {{format: json}}
+http: {{port: {http}, asset_series: true, token_file: http.token}}
+log: {{format: json, level: debug}}
 """
+SECRETS = {"mqtt.pass": "hunter2-of-the-broker", "http.token": "hunter2-of-the-page"}
 
 
 class Daemon:
     def __init__(self, directory: Path, bundle: Bundle, broker: Broker) -> None:
         self.port = free_port()
+        for name, secret in SECRETS.items():
+            (directory / name).write_text(secret)
+            (directory / name).chmod(0o600)
         self.config = directory / "edge-rul.yaml"
         self.config.write_text(CONFIG.format(bundle=bundle.path, port=broker.port, http=self.port))
         self.log = directory / "daemon.log"
@@ -43,7 +47,9 @@ class Daemon:
         return process
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+        bearer = {"Authorization": f"Bearer {SECRETS['http.token']}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=bearer)
+        with urllib.request.urlopen(request, timeout=30) as answer:
             text: str = answer.read().decode()
         return text
 
@@ -100,6 +106,8 @@ def test_the_page_tells_what_the_daemon_does_and_a_kill_costs_none_of_it(
         process = daemon.start()
         found = daemon.metrics()
         assert (found["edge_rul_starts_total"], found["edge_rul_unclean_starts_total"]) == (3, 1)
+        said = daemon.log.read_text() + "".join(map(daemon.get, ("/", "/asset?name=pump", "/daemon", "/metrics")))
+        assert '"event": "predicted"' in said and not [secret for secret in SECRETS.values() if secret in said]
     finally:
         process.kill()
         process.wait(10)
