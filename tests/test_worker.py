@@ -806,7 +806,8 @@ def test_a_full_disk_withholds_acknowledgements_and_recovers(rig: Rig, monkeypat
     assert json.loads(rig.transport.sent[-1].payload)["state"] == "normal"
 
 
-def test_statistics_tell_lag_and_age(rig: Rig) -> None:
+def test_statistics_tell_lag_age_and_how_fast_the_journal_grows(rig: Rig) -> None:
+    size = rig.journal.size
     rig.transport.hold = True
     for cycle in range(1, 5):
         rig.transport.put(reading(cycle))
@@ -815,6 +816,14 @@ def test_statistics_tell_lag_and_age(rig: Rig) -> None:
     assert (statistics.readings, statistics.predictions, statistics.lag_entries) == (4, 2, 0)
     assert statistics.oldest_unanswered == pytest.approx(4.0)
     assert statistics.unpublished > 0
+    rig.transport.hold = False
+    for cycle in range(5, 400):
+        rig.transport.put(reading(cycle))
+    rig.settle(2.0)
+    statistics = rig.worker.statistics()
+    assert statistics.journal_bytes > size
+    assert statistics.journal_rate == round((statistics.journal_bytes - size) * 3600 / 8.0)  # bytes an hour
+    assert statistics.disk_free == rig.journal.free > 0
 
 
 Action = tuple[str, int]
