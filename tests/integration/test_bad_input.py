@@ -114,11 +114,12 @@ def test_bad_messages_cost_themselves_and_nothing_else(tiny_bundle: Bundle, mosq
             for asset in ("pump", "fan", "motor"):
                 peer.send(asset, step + 2)
         # An element of a list that is wrong costs that element; a value that may be held is held.
-        mixed = [{"cycle": 100, "values": GOOD}, {"cycle": "x"}, {"cycle": 101, "values": {"a": 1.0, "b": 2.0}}]
+        held, last = {"a": 1.0, "b": 2.0}, len(bad) + 3
+        mixed = [{"cycle": last - 1, "values": GOOD}, {"cycle": "x"}, {"cycle": last, "values": held}]
         peer.client.publish("plant/pump/cycle", json.dumps(mixed), qos=1)
         expected = list(range(5, len(bad) + 2))  # a window of 5
-        peer.wait("the last prediction", lambda: 101 in peer.predictions.get("pump", []))
-        assert peer.predictions == {"pump": [*expected, 100, 101], "fan": expected, "motor": expected}
+        peer.wait("the last prediction", lambda: last in peer.predictions.get("pump", []))
+        assert peer.predictions == {"pump": [*expected, last - 1, last], "fan": expected, "motor": expected}
 
         reasons: dict[str, int] = {}
         for reason in [*(reason for _, _, reason in bad), "bad_cycle"]:
