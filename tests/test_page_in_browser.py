@@ -97,7 +97,7 @@ def test_every_page_renders_without_a_complaint_and_asks_nobody_else(
     assert style == "flex", "the style sheet is in force"
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+@pytest.mark.parametrize("width", [320, 390, 768, 1000, 1080, 1180, 1280])
 @pytest.mark.parametrize("path", PAGES)
 def test_nothing_runs_out_of_the_screen(page: tuple[Chrome, MadeUp, str], path: str, width: int) -> None:
     driver, source, url = page
