@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_rul.core.normalise import Array
-from edge_rul.errors import EdgeRulError, EngineError
+from edge_rul.errors import EXIT_INTERNAL, EdgeRulError, EngineError
 
 EXIT_FATAL_CUDA = 71
 
@@ -36,6 +36,7 @@ _FATAL = frozenset(
         999,  # unknown
     }
 )
+_TAKEN = frozenset({2, 46})  # no memory is left, or another process has the device for itself
 _NO_DRIVER_OR_TOO_OLD = 35  # one code for both
 _TO_DEVICE, _TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
 
@@ -44,6 +45,12 @@ class FatalCudaError(EdgeRulError):
     """The GPU's context is lost. No EngineError: nothing but the end of the process mends it."""
 
     exit_code = EXIT_FATAL_CUDA
+
+
+class GpuTaken(EngineError):
+    """Others use the GPU. They may give back what they hold, so that a later start can do better: systemd tries it."""
+
+    exit_code = EXIT_INTERNAL
 
 
 class Device(NamedTuple):
@@ -85,6 +92,10 @@ class Cuda:
         if int(error) in _FATAL:
             hint = "the process ends and starts anew; `dmesg` has the driver's own words (Xid)"
             raise FatalCudaError("CUDA", name, problem, hint=hint)
+        if int(error) in _TAKEN:
+            raise GpuTaken(
+                "CUDA", name, problem, hint="other processes use the GPU: `nvidia-smi` tells which, and how much"
+            )
         if int(error) == _NO_DRIVER_OR_TOO_OLD and (has := int(self._cuda.cudaDriverGetVersion()[1] or 0)):
             needs = int(self._cuda.cudaRuntimeGetVersion()[1])
             problem = f"the NVIDIA driver is for CUDA {_version(has)}, this cuda-bindings needs {_version(needs)}"

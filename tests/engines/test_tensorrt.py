@@ -19,7 +19,7 @@ from edge_rul.engines.cuda import EXIT_FATAL_CUDA, Cuda, FatalCudaError
 from edge_rul.engines.failures import gpu_given_up
 from edge_rul.engines.flavour import Flavour, Target, parse_target
 from edge_rul.engines.tensorrt import TensorRtEngine
-from edge_rul.errors import EXIT_CONFIG, EngineError
+from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, EngineError
 
 MAX_BATCH = 20
 
@@ -153,6 +153,16 @@ def test_an_engine_is_not_blamed_for_a_gpu_that_is_full(box: Box, monkeypatch: p
         box.open(build="never")
     monkeypatch.undo()
     box.open(build="never").close()
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(2, EXIT_INTERNAL), (46, EXIT_INTERNAL), (100, EXIT_CONFIG)])
+def test_a_gpu_that_others_hold_is_tried_again_by_the_next_start(box: Box, code: int, exit_code: int) -> None:
+    box.open().close()
+    box.cuda.fail("cudaMalloc", code)
+    with pytest.raises(EngineError, match="nvidia-smi") as caught:
+        box.open(build="never")
+    assert caught.value.exit_code == exit_code
+    assert box.cuda.leaks == {}
 
 
 def test_old_failures_are_forgotten(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
