@@ -7,6 +7,7 @@ imported where it is needed: `evaluate` runs on the box, without it.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shlex
 import sys
@@ -114,7 +115,10 @@ def train_command(
     )
     size = sum(f.stat().st_size for f in made.path.iterdir()) / 1e6
     print(f"wrote {out}: {size:.1f} MB, sha256 {made.sha256[:12]}")
-    print(f"  RMSE {reached.rmse:.2f} {chosen.rul.unit}, all windows of the assets kept for calibration")
+    if math.isnan(reached.rmse):
+        print("  no asset that was kept for calibration was seen to its end: no RMSE, and no intervals")
+    else:
+        print(f"  RMSE {reached.rmse:.2f} {chosen.rul.unit}, all windows of the assets kept for calibration")
     if record is not None:
         plots.plot_run(record, chosen.rul.unit)
         print(f"  the run's record: {record.path}")

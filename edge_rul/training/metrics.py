@@ -5,6 +5,8 @@ Owns the formulas and nothing else. numpy only, so that `edge-rul evaluate` need
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Figures over N windows; rmse, mae and bias in the RUL's unit, accuracy and macro_f1 in 0 to 1. None: not
-    asked for, or of a model that names no class."""
+    """Figures over N windows; rmse, mae and bias in the RUL's unit, NaN where no window's RUL is known; accuracy and
+    macro_f1 in 0 to 1. None: not asked for, or of a model that names no class."""
 
     rmse: float
     mae: float
@@ -39,10 +41,11 @@ def scores(
         error = error[~is_lower_bound]
     known = true_health >= 0
     health = logits.argmax(axis=1)[known]
+    n = len(error) or math.nan
     return Scores(
-        rmse=float(np.sqrt(np.mean(error**2))),
-        mae=float(np.mean(np.abs(error))),
-        bias=float(np.mean(error)),
+        rmse=math.sqrt(np.sum(error**2) / n),
+        mae=float(np.sum(np.abs(error)) / n),
+        bias=float(np.sum(error) / n),
         nasa_score=nasa_score(error),
         accuracy=float(np.mean(health == true_health[known])),
         macro_f1=macro_f1(health, true_health[known]),
