@@ -18,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Figures over N windows; rmse, mae and bias in the RUL's unit, NaN where no window's RUL is known; accuracy and
-    macro_f1 in 0 to 1. None: not asked for, or of a model that names no class."""
+    """Figures over N windows; rmse, mae and bias in the RUL's unit, accuracy and macro_f1 in
+    0 to 1; NaN where no window tells. None: not asked for, or of a model that names no class."""
 
     rmse: float
     mae: float
@@ -47,7 +47,7 @@ def scores(
         mae=float(np.sum(np.abs(error)) / n),
         bias=float(np.sum(error) / n),
         nasa_score=nasa_score(error),
-        accuracy=float(np.mean(health == true_health[known])),
+        accuracy=float(np.sum(health == true_health[known]) / (len(health) or math.nan)),
         macro_f1=macro_f1(health, true_health[known]),
     )
 
@@ -67,4 +67,4 @@ def macro_f1(predicted: Index, true: Index) -> float:
     for c in np.union1d(predicted, true):
         hit = np.sum((predicted == c) & (true == c))
         f1.append(2 * hit / (np.sum(predicted == c) + np.sum(true == c)))
-    return float(np.mean(f1))
+    return float(np.mean(f1)) if f1 else math.nan
