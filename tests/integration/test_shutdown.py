@@ -34,7 +34,7 @@ def run(self):
 
 def held(self, x):
     if ready and len(x) and not stopped.is_set():
-        print("held", file=sys.stderr, flush=True)
+        print("engine waits for the stop", file=sys.stderr, flush=True)
         while not stopped.wait(0.05):  # not one wait without an end: the signal would not be seen
             pass
     return infer(self, x)
@@ -61,6 +61,15 @@ def wait_for_line(daemon: Daemon, text: str) -> None:
     raise AssertionError(daemon.log.read_text())
 
 
+def holding_twelve(start: Callable[..., Daemon], config: str, peer: Peer) -> Daemon:  # noqa: F811
+    """A daemon that has taken in twelve readings and answers none of them before its stop."""
+    daemon = start(config, _HELD_UNTIL_THE_STOP)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    send(peer, 1, 12)
+    wait_for_line(daemon, "engine waits for the stop")  # no words of the log, where figures bear names too
+    return daemon
+
+
 def test_a_stop_answers_what_was_taken_in_and_leaves_the_rest_in_the_session(
     start: Callable[..., Daemon],  # noqa: F811
     peer: Peer,  # noqa: F811
@@ -68,10 +77,7 @@ def test_a_stop_answers_what_was_taken_in_and_leaves_the_rest_in_the_session(
     tiny_bundle: Bundle,
 ) -> None:
     config = CONFIG.format(bundle=tiny_bundle.path, port=mosquitto.port, drain=30)
-    daemon = start(config, _HELD_UNTIL_THE_STOP)
-    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
-    send(peer, 1, 12)
-    wait_for_line(daemon, "held")
+    daemon = holding_twelve(start, config, peer)
     send(peer, 13, 14)  # which the broker has, and the daemon will not take in
     daemon.end()
     peer.wait("offline", lambda: peer.retained.get("edge-rul/availability") == "offline")
@@ -90,10 +96,7 @@ def test_a_broker_that_answers_nothing_delays_the_end_no_longer_than_allowed(
     tiny_bundle: Bundle,
 ) -> None:
     config = CONFIG.format(bundle=tiny_bundle.path, port=mosquitto.port, drain=0.2)
-    daemon = start(config, _HELD_UNTIL_THE_STOP)
-    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
-    send(peer, 1, 12)
-    wait_for_line(daemon, "held")
+    daemon = holding_twelve(start, config, peer)
     mosquitto.process.send_signal(signal.SIGSTOP)
     try:
         daemon.end()  # with 0, while its answers wait for a broker that is there and says nothing
