@@ -2,7 +2,7 @@
 
     python tools/compare_intervals.py bundles/cmapss_fd001 --data DIR [--json]
 
-The regressor stands for a quantile head: two boosted trees on the level and slope of each input, for the two ends,
+The regressor stands for a quantile head: two boosted trees on the last value and slope of each input, for the two ends,
 fitted on the lives that the network learnt from, and moved apart until they hold the level (conformalised quantile
 regression: Romano, Patterson and Candes, NeurIPS 2019). Both are calibrated on the lives kept for calibration, in five
 parts, each judged by a table that the others made; windows at the cap count for neither table. Printed is, at each
@@ -24,22 +24,12 @@ from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
 from edge_rul.errors import EdgeRulError
 from edge_rul.training import tree
-from edge_rul.training.calibrate import FOLDS, IntervalSettings, cross_held
-from edge_rul.training.evaluate import gather, load_table
-from edge_rul.training.windows import Windows, full_windows, labels
+from edge_rul.training.calibrate import FOLDS, IntervalSettings, cross_held, dealt
+from edge_rul.training.evaluate import described, gather, load_table
+from edge_rul.training.windows import full_windows, labels
 
 LEVELS = (0.8, 0.85, 0.9, 0.95)
-
-
-def described(bundle: Bundle, windows: Windows) -> Array:
-    """(N, 2C) of each normalised input its last value and slope."""
-    transform = bundle.manifest.transform
-    every = np.arange(len(windows))
-    parts = [
-        tree.describe(transform.apply(windows.readings(part, before=transform.changes)).x, tree.FEATURES[0])
-        for part in np.array_split(every, max(1, len(every) // 2000))
-    ]
-    return np.concatenate(parts)
+SEES: tree.Features = "last value, slope"
 
 
 def by_regressor(ends: tuple[Array, Array], true: Array, fold: Array, cap: float, level: float) -> tuple[Array, Array]:
@@ -66,11 +56,12 @@ def compare(bundle: Bundle, data: Path) -> list[dict[str, Any]]:
     table = load_table(bundle, data, "train")
     apart = {*manifest.validation["assets"], *manifest.training.get("validation_assets", [])}
     learnt = full_windows(table.of([a for a in table.assets if a not in apart]), manifest.window)
-    x, y = described(bundle, learnt), labels(learnt, manifest.rul.max, manifest.classes).rul
-    seen = described(bundle, judged.windows)
+    taught = labels(learnt, manifest.rul.max, manifest.classes)
+    known = np.flatnonzero(~taught.is_lower_bound)
+    x, y = described(bundle, learnt, known, SEES), taught.rul[known]
+    seen = described(bundle, judged.windows, np.arange(len(judged.windows)), SEES)
     asset = judged.windows.table.asset[judged.windows.last].tolist()
-    names = list(dict.fromkeys(asset))
-    fold = np.array([names.index(a) % FOLDS for a in asset])  # (N,), as cross_held deals them
+    fold = dealt(asset)  # (N,), as cross_held has them
     true, cap = judged.true.rul, manifest.rul.max
     below = true < cap
 

@@ -122,11 +122,13 @@ def run(keys: Keys, data: Path, stride: int) -> Figures:
     def rmse(rul: Array | float) -> float:
         return float(np.sqrt(np.mean((rul - asked.labels.rul)[judges] ** 2)))
 
-    def auc(rul: Array) -> float | None:
+    def auc(rul: Array | None) -> float | None:
         wanted = settings.dataset.detection
-        return None if wanted is None else detect(validation, rul, wanted, settings.rul.unit, None).auc
+        return None if wanted is None or rul is None else detect(validation, rul, wanted, settings.rul.unit, None).auc
 
-    own, _ = predict(fitted.model, prepare(validation, settings, fitted.transform))
+    own = None  # the RUL of each window, which only detection asks for: the rest was judged while training
+    if settings.dataset.detection is not None:
+        own, _ = predict(fitted.model, prepare(validation, settings, fitted.transform))
     return Figures(
         rmse=reached.rmse,
         accuracy=reached.accuracy,

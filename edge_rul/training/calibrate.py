@@ -18,7 +18,7 @@ from msgspec import Meta
 from edge_rul.core.interval import IntervalTable
 from edge_rul.core.normalise import Array
 from edge_rul.training.metrics import Floats
-from edge_rul.training.table import Mask
+from edge_rul.training.table import Index, Mask
 from edge_rul.training.windows import Labels
 
 FOLDS = 5  # of assets, where intervals are tried on those that did not make them
@@ -89,6 +89,12 @@ def held(table: IntervalTable, rul: Array, true_rul: Array, max_rul: float) -> t
     return (true_rul >= low) & (true_rul <= high), high - low
 
 
+def dealt(asset: Sequence[str]) -> Index:
+    """(N,) the part of each window's asset: assets go into FOLDS parts in turn."""
+    number = {name: i for i, name in enumerate(dict.fromkeys(asset))}
+    return np.array([number[a] % FOLDS for a in asset], np.int64)
+
+
 def cross_held(
     rul: Array, true: Labels, asset: Sequence[str], max_rul: float, settings: IntervalSettings
 ) -> tuple[Array, Array]:
@@ -98,9 +104,8 @@ def cross_held(
     there is one asset only.
     """
     low, high = np.full(len(rul), np.nan, np.float32), np.full(len(rul), np.nan, np.float32)
-    names = list(dict.fromkeys(asset))
-    fold = np.array([names.index(a) % FOLDS for a in asset])  # (N,)
-    for k in range(min(FOLDS, len(names))):
+    fold = dealt(asset)  # (N,)
+    for k in range(int(fold.max(initial=-1)) + 1):
         own = fold == k
         rest = Labels(*(of[~own] for of in msgspec.structs.astuple(true)))
         if (table := calibrate(rul[~own], rest, max_rul, settings)) is not None:

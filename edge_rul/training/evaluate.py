@@ -162,12 +162,13 @@ def _learn(bundle: Bundle, windows: Windows, trees: bool) -> tuple[list[tree.Tre
     if not len(known):
         return [], None
     wanted = tree.FEATURES if trees else ()
-    grown = [tree.Tree(f, _described(bundle, windows, known, f), true.rul[known]) for f in wanted]
+    grown = [tree.Tree(f, described(bundle, windows, known, f), true.rul[known]) for f in wanted]
     return grown, float(true.rul[known].mean())
 
 
-def _described(bundle: Bundle, windows: Windows, select: Index, features: tree.Features) -> Array:
-    """Normalised as for the network, but never smoothed: a yardstick does not change with what it measures."""
+def described(bundle: Bundle, windows: Windows, select: Index, features: tree.Features) -> Array:
+    """(n, D) the numbers by which a yardstick sees the selected windows: normalised as for the network, but never
+    smoothed, so that it does not change with what it measures."""
     transform = msgspec.structs.replace(bundle.manifest, smooth=None).transform
     chunks = np.array_split(select, max(1, -(-len(select) // CHUNK)))
     return np.concatenate([tree.describe(_inputs(transform, windows, chunk), features) for chunk in chunks])
@@ -183,5 +184,5 @@ def _judge(bundle: Bundle, engine: Engine, trees: list[tree.Tree], what: str, wi
         labels(windows, bundle.manifest.rul.max, bundle.manifest.classes),
         np.concatenate([rul for rul, _ in answers]),
         np.concatenate([logits for _, logits in answers]),
-        {t.features: t.predict(_described(bundle, windows, every, t.features)) for t in trees},
+        {t.features: t.predict(described(bundle, windows, every, t.features)) for t in trees},
     )

@@ -18,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """Figures over N windows; rmse, mae and bias in the RUL's unit, accuracy and macro_f1 in
-    0 to 1; NaN where no window tells. None: not asked for, or of a model that names no class."""
+    """Figures over N windows; rmse, mae and bias in the RUL's unit, accuracy and macro_f1 in 0 to 1; NaN where no
+    window tells. None: not asked for, or of a model that names no class."""
 
     rmse: float
     mae: float

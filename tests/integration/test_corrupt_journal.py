@@ -41,9 +41,7 @@ class Operator(Plant):
 def plant(tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path) -> Iterator[Operator]:
     made = Operator(tiny_bundle, mosquitto.port, tmp_path)
     yield made
-    made.kill()
-    made.client.disconnect()
-    made.client.loop_stop()
+    made.close()
 
 
 def test_a_corrupt_journal_raises_an_alarm_is_kept_and_windows_warm_up_again(plant: Operator, tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class Plant(Peer):
         self.daemon.send_signal(signal.SIGKILL)
         self.daemon.wait()
 
+    def close(self) -> None:
+        self.kill()
+        self.client.disconnect()
+        self.client.loop_stop()
+
     def publish(self, topic: str, payload: Any) -> None:
         self.client.publish(topic, json.dumps(payload), qos=1)
 
@@ -57,9 +62,7 @@ class Plant(Peer):
 def plant(tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path) -> Iterator[Plant]:
     made = Plant(tiny_bundle, mosquitto.port, tmp_path)
     yield made
-    made.kill()
-    made.client.disconnect()
-    made.client.loop_stop()
+    made.close()
 
 
 def at(index: float) -> int:
