@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from edge_rul.model.cnn_frontend import CNNFrontend
 from edge_rul.model.fc_funnel import FCFunnel
 from edge_rul.model.health_head import HealthHead
 from edge_rul.model.rul_head import RULHead
+
+RUL_GAIN = 10.0  # see DualTaskModel.draw_he
 
 
 class DualTaskModel(nn.Module):
@@ -55,6 +58,23 @@ class DualTaskModel(nn.Module):
         self.funnel = FCFunnel(self.lstm.out_dim, (256, 64), shared_dim, dropout_p=0.3 * dropout)
         self.rul_head = RULHead(shared_dim)
         self.health_head = HealthHead(shared_dim, num_classes)
+
+    def draw_he(self) -> None:
+        """Draw the weights from the LSTM to the answers anew, by He et al., arXiv 1502.01852: mean 0, deviation
+        sqrt(2 / inputs), biases 0.
+
+        As torch draws them, what differs between windows becomes smaller by the square root of six in each of the
+        seven layers with a ReLU up to the RUL, which at first is the same for all; a fifth of a short run passes until
+        it is not. The last layer of the RUL is drawn RUL_GAIN times as wide: what it sees is in ones, what it answers
+        is in tens.
+        """
+        for part in (self.funnel, self.rul_head, self.health_head):
+            for layer in part.layers:
+                if isinstance(layer, nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.rul_head.final.weight.mul_(RUL_GAIN)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, T, c_in) -> rul (B,) and logits (B, C), as the reference writes it: attention over all cycles."""

@@ -57,6 +57,8 @@ class Run:
             len(settings.classes),
             widths.dropout,
         )
+        if widths.start == "he":
+            self.model.draw_he()
         self.model.rul_head.set_final_bias(float(learn.labels.rul.mean()) * learn.scale)
         self.taken = [] if start is None else take_over(self.model, start)
         self.model.to(device)

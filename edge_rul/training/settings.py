@@ -81,12 +81,14 @@ class HeldOutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """DualTaskModel's widths; the defaults are the published model's. dropout: a factor on its rates, in training."""
+    """DualTaskModel's widths; the defaults are the published model's. dropout: a factor on its rates, in training.
+    start: the weights to begin with, as torch draws them or, from the LSTM on, by He (`DualTaskModel.draw_he`)."""
 
     lstm_hidden: Count = 256
     num_heads: Count = 8
     shared_dim: Count = 32
     dropout: Annotated[float, Meta(ge=0, le=3)] = 1.0
+    start: Literal["torch", "he"] = "torch"
 
     def __post_init__(self) -> None:
         if 2 * self.lstm_hidden % self.num_heads:

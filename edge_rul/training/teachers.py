@@ -19,7 +19,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from edge_rul.errors import DataError
-from edge_rul.training.losses.tasks import SCALE, Targets
+from edge_rul.training.losses.tasks import SCALE, SampleWeights, Targets, weighed
 from edge_rul.training.table import Index
 from edge_rul.training.tree import Features, Tree, describe
 
@@ -46,24 +46,30 @@ class TreeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 
 
 class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="perceptron", tag_field="kind"):
-    """The mean of networks with two hidden layers, each from another start.
+    """The mean of networks, each from another start.
 
-    weight:        of the mean's answer among the teachers'
-    members:       how many networks
-    width:         of a hidden layer
-    epochs, batch: passes over the windows, and windows a step
-    learning_rate: the peak of one cycle, with weight_decay by AdamW
-    noise:         deviation of noise on its inputs, each of which has deviation 1
+    weight:         of the mean's answer among the teachers'
+    members:        how many networks
+    depth, width:   how many hidden layers, and of how many units
+    bottleneck:     so many weighted sums of the inputs are all that the first hidden layer sees; 0: it sees the inputs.
+                    Sensors that wear moves together are taken together, whatever each one's noise.
+    epochs, batch:  passes over the windows, and windows a step
+    learning_rate:  the peak of one cycle, with weight_decay by AdamW
+    noise:          deviation of noise on its inputs, each of which has deviation 1
+    sample_weights: of the windows within the squared error, see `losses.tasks.rul_error`
     """
 
     weight: Positive = 1.0
     members: Count = 5
+    depth: Count = 2
     width: Count = 128
+    bottleneck: Annotated[int, Meta(ge=0)] = 0
     epochs: Count = 20
     batch: Count = 256
     learning_rate: Positive = 0.002
     weight_decay: NotNegative = 0.01
     noise: NotNegative = 0.15
+    sample_weights: SampleWeights = "none"
 
     def fit(self, x: Tensor, rul: Tensor, seed: int) -> Teacher:
         lines = lines_of(x)  # (N, 2C)
@@ -81,14 +87,14 @@ class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     def _member(self, z: Tensor, rul: Tensor, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        net = nn.Sequential(
-            nn.Linear(z.shape[1], self.width),
-            nn.GELU(),
-            nn.Linear(self.width, self.width),
-            nn.GELU(),
-            nn.Linear(self.width, 1),
-        )
-        nn.init.constant_(net[-1].bias, float(rul.mean()))  # type: ignore[arg-type]
+        layers: list[nn.Module] = [nn.Linear(z.shape[1], self.bottleneck)] if self.bottleneck else []
+        seen = self.bottleneck or z.shape[1]
+        for _ in range(self.depth):
+            layers += [nn.Linear(seen, self.width), nn.GELU()]
+            seen = self.width
+        last = nn.Linear(seen, 1)
+        nn.init.constant_(last.bias, float(rul.mean()))
+        net = nn.Sequential(*layers, last)
         batch = min(self.batch, len(z))
         steps = len(z) // batch
         optimiser = torch.optim.AdamW(net.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -98,7 +104,7 @@ class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         for _ in range(self.epochs):
             for select in torch.randperm(len(z))[: steps * batch].view(steps, batch):  # (batch,)
                 x = z[select] + torch.randn(batch, z.shape[1]) * self.noise  # (batch, 2C)
-                error = (net(x)[:, 0] - rul[select]).square().mean()
+                error = weighed((net(x)[:, 0] - rul[select]).square(), rul[select], self.sample_weights).mean()
                 optimiser.zero_grad()
                 error.backward()
                 optimiser.step()

@@ -261,3 +261,25 @@ def test_a_file_that_cannot_be_read_is_refused(saved, tmp_path):
     path.write_bytes(b"not a tensor in sight")
     with pytest.raises(BundleError, match="not a safetensors file"):
         load_model(path, network)
+
+
+def test_weights_drawn_by_he_tell_windows_apart_before_the_first_step():
+    """As torch draws them, the RUL of all windows is nearly the same, and a run's first steps only change that."""
+    x = torch.randn(64, 30, 14)
+
+    def spread(model: DualTaskModel) -> tuple[float, float]:
+        with torch.no_grad():
+            rul, logits = model.eval()(x)
+        return rul.std().item(), logits.std(dim=0).mean().item()
+
+    torch.manual_seed(0)
+    model = DualTaskModel()
+    model.rul_head.set_final_bias(80.0)
+    before = spread(model)
+    encoder = {name: t.clone() for name, t in model.lstm.state_dict().items()}
+    model.draw_he()
+    model.rul_head.set_final_bias(80.0)
+    after = spread(model)
+    assert after[0] > 100 * before[0]
+    assert after[1] > 10 * before[1]
+    assert all(torch.equal(encoder[name], t) for name, t in model.lstm.state_dict().items())

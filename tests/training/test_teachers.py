@@ -19,7 +19,11 @@ from edge_rul.training.teachers import (
     lines_of,
 )
 
-KINDS: dict[str, TeacherSettings] = {"tree": TreeSettings(), "perceptron": PerceptronSettings(members=2, epochs=10)}
+KINDS: dict[str, TeacherSettings] = {
+    "tree": TreeSettings(),
+    "perceptron": PerceptronSettings(members=2, epochs=10),
+    "deep perceptron": PerceptronSettings(members=2, depth=4, bottleneck=2, epochs=30, sample_weights="amnl"),
+}
 
 
 def windows(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -89,7 +93,7 @@ def test_a_bound_teaches_no_teacher_and_is_raised_to_its_answer() -> None:
 
 def test_share_and_weights_mix_labels_and_teachers() -> None:
     x, rul = windows(300, 0)
-    tree, perceptron = KINDS.values()
+    tree, perceptron, _ = KINDS.values()
     each = [answers(taught(DistilSettings([kind]), x, known(rul)), x) for kind in (tree, perceptron)]
     both = DistilSettings([TreeSettings(weight=3.0), PerceptronSettings(members=2, epochs=10)], share=0.5)
     mixed = taught(both, x, known(rul)).targets(x, known(rul), np.arange(300)).rul

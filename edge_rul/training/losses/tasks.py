@@ -118,10 +118,12 @@ def rul_error(rul: Tensor, targets: Targets, sample_weights: SampleWeights) -> T
     """
     residual = rul - targets.rul  # (B,)
     residual = residual.masked_fill(targets.is_lower_bound & (residual > 0), 0.0)  # (B,)
-    squared = residual.square()  # (B,)
-    if sample_weights == "amnl":
-        squared = squared * (1 + (1 - targets.rul / SCALE).clamp(0, 1))  # (B,)
-    return squared.mean()
+    return weighed(residual.square(), targets.rul, sample_weights).mean()
+
+
+def weighed(squared: Tensor, rul: Tensor, sample_weights: SampleWeights) -> Tensor:
+    """Squared residuals times w of their targets: (..., B) of (..., B)."""
+    return squared * (1 + (1 - rul / SCALE).clamp(0, 1)) if sample_weights == "amnl" else squared
 
 
 def class_error(logits: Tensor, targets: Targets) -> Tensor:
