@@ -48,15 +48,16 @@ class TreeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="perceptron", tag_field="kind"):
     """The mean of networks, each from another start.
 
-    weight:         of the mean's answer among the teachers'
-    members:        how many networks
-    depth, width:   how many hidden layers, and of how many units
-    bottleneck:     so many weighted sums of the inputs are all that the first hidden layer sees; 0: it sees the inputs.
-                    Sensors that wear moves together are taken together, whatever each one's noise.
-    epochs, batch:  passes over the windows, and windows a step
-    learning_rate:  the peak of one cycle, with weight_decay by AdamW
-    noise:          deviation of noise on its inputs, each of which has deviation 1
-    sample_weights: of the windows within the squared error, see `losses.tasks.rul_error`
+    weight:            of the mean's answer among the teachers'
+    members:           how many networks
+    depth, width:      how many hidden layers, and of how many units
+    bottleneck:        so many weighted sums of the inputs are all that the first hidden layer sees; 0: it sees the
+                       inputs. Sensors that wear moves together are taken together, whatever each one's noise.
+    epochs, batch:     passes over the windows, and windows a step
+    windows_per_epoch: how many of the windows a pass draws; all where it is left out
+    learning_rate:     the peak of one cycle, with weight_decay by AdamW
+    noise:             deviation of noise on its inputs, each of which has deviation 1
+    sample_weights:    of the windows within the squared error, see `losses.tasks.rul_error`
     """
 
     weight: Positive = 1.0
@@ -65,6 +66,7 @@ class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     width: Count = 128
     bottleneck: Annotated[int, Meta(ge=0)] = 0
     epochs: Count = 20
+    windows_per_epoch: Count | None = None
     batch: Count = 256
     learning_rate: Positive = 0.002
     weight_decay: NotNegative = 0.01
@@ -95,8 +97,9 @@ class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         last = nn.Linear(seen, 1)
         nn.init.constant_(last.bias, float(rul.mean()))
         net = nn.Sequential(*layers, last)
-        batch = min(self.batch, len(z))
-        steps = len(z) // batch
+        drawn = min(len(z), self.windows_per_epoch or len(z))
+        batch = min(self.batch, drawn)
+        steps = drawn // batch
         optimiser = torch.optim.AdamW(net.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, self.learning_rate, total_steps=steps * self.epochs + 1, pct_start=0.2
@@ -106,7 +109,7 @@ class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
                 x = z[select] + torch.randn(batch, z.shape[1]) * self.noise  # (batch, 2C)
                 error = weighed((net(x)[:, 0] - rul[select]).square(), rul[select], self.sample_weights).mean()
                 optimiser.zero_grad()
-                error.backward()
+                error.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 cycle.step()
         return net.eval()

@@ -128,3 +128,15 @@ def test_folds_need_assets_and_are_never_one() -> None:
         DistilSettings([TreeSettings()], folds=3).fit(x, known(rul), ["a", "b"] * 10, seed=0)
     with pytest.raises(ValueError, match="folds is 1, expected 0 for none, or at least 2"):
         DistilSettings([TreeSettings()], folds=1)
+
+
+def test_a_pass_of_fewer_windows_takes_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *a, **k: (taken.append(1), step(*a, **k))[1])
+    x, rul = windows(300, 0)
+    for drawn, steps in ((None, 9), (250, 6), (20, 3), (1000, 9)):
+        perceptron = PerceptronSettings(members=1, epochs=3, batch=100, windows_per_epoch=drawn)
+        taken.clear()
+        taught(DistilSettings([perceptron]), x, known(rul))
+        assert len(taken) == steps, drawn
