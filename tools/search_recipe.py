@@ -5,7 +5,8 @@
 SEARCH.yaml names the configuration to vary, of whatever data set, the validation splits, and the candidates, each with
 the keys that it changes (see configs/search). A candidate is judged by windows of the validation assets, which are
 drawn from what the configuration leaves after its calibration assets: those, and every test set, decide nothing. The
-tree of `training/tree.py` and the mean of the labels are of the same split.
+tree of `training/tree.py` and the mean of the labels are of the same split. With `judge: teachers` no network is
+trained: the teachers that it would learn from answer the windows themselves, which takes a tenth of the time.
 
 Runs go candidate by candidate through the first split, then through the next, so that an early end leaves a fair table.
 Each result is a line of results.jsonl in the output directory; a run that stands there is not made again, so the
@@ -36,16 +37,20 @@ from edge_rul.yaml_file import load_yaml
 if TYPE_CHECKING:
     from edge_rul.core.normalise import Array
     from edge_rul.training.prepared import Prepared
+    from edge_rul.training.progress import Progress
+    from edge_rul.training.settings import TrainingSettings
 
 Keys = dict[str, Any]
+Judge = Literal["network", "teachers"]
 SEES: Literal["line's end, slope, mean"] = "line's end, slope, mean"
 CHUNK = 4096  # windows that are described at once
 
 
 class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """base: the configuration, relative to this file. subsets: of a data set that has some. splits: each a `validation`
-    section. stride: from one judged window to the next. common: keys that every candidate changes, such as a narrower
-    network, so that more can be tried in an hour."""
+    """base: the configuration, relative to this file; `{subset}` in it is the subset's name in small letters, where
+    each has its own. subsets: of a data set that has some. splits: each a `validation` section. stride: from
+    one judged window to the next. common: keys that every candidate changes, such as a narrower network, so that more
+    can be tried in an hour. judge: the network, or the teachers of `recipe.distil`."""
 
     base: str
     splits: list[Keys]
@@ -53,11 +58,16 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subsets: list[str] | None = None
     stride: int = 1
     common: Keys = {}
+    judge: Judge = "network"
+
+    def base_of(self, subset: str | None) -> str:
+        return self.base.replace("{subset}", (subset or "").lower())
 
 
 class Figures(msgspec.Struct, frozen=True):
     """On the validation windows; RMSEs in the RUL's unit, over windows whose RUL is known. mean_rmse: of always
-    answering the training labels' mean. auc, tree_auc: where the data set asks for detection."""
+    answering the training labels' mean. auc, tree_auc: where the data set asks for detection. nasa: the NASA score
+    over the windows that it is of, where the RUL is in cycles."""
 
     rmse: float
     accuracy: float
@@ -67,6 +77,7 @@ class Figures(msgspec.Struct, frozen=True):
     mean_rmse: float
     auc: float | None = None
     tree_auc: float | None = None
+    nasa: float | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -89,11 +100,11 @@ def merged(base: Keys, change: Keys) -> Keys:
     return out
 
 
-def run(keys: Keys, data: Path, stride: int) -> Figures:
+def run(keys: Keys, data: Path, stride: int, judge: Judge = "network") -> Figures:
     """Train by the keys; the figures on every `stride`-th validation window. Raises EdgeRulError."""
     from edge_rul.training import fit, lives, progress  # noqa: PLC0415
     from edge_rul.training.detection import detect  # noqa: PLC0415
-    from edge_rul.training.prepared import fit_transform, predict, prepare  # noqa: PLC0415
+    from edge_rul.training.prepared import fit_transform, predict, prepare, score  # noqa: PLC0415
     from edge_rul.training.settings import TrainingSettings  # noqa: PLC0415
     from edge_rul.training.tree import Tree  # noqa: PLC0415
     from edge_rul.training.windows import full_windows  # noqa: PLC0415
@@ -108,9 +119,20 @@ def run(keys: Keys, data: Path, stride: int) -> Figures:
     training = full_windows(learnt, settings.window, settings.stride)
     validation = full_windows(judged, settings.window, stride)
     with progress.on_stderr(settings.recipe.epochs, fit.steps_per_epoch(training, settings.recipe)) as shown:
-        fitted = fit.fit(training, validation, settings, shown)
-    reached = fitted.epochs[-1].validation
+        if judge == "teachers":
+            asked = prepare(validation, settings, fit_transform(learnt, settings))
+            learn = prepare(training, settings, asked.transform)
+            answers = _of_teachers(settings, learn, asked, shown)
+            reached, own = score(answers, asked), answers[0]
+        else:
+            fitted = fit.fit(training, validation, settings, shown)
+            reached, own = fitted.epochs[-1].validation, None
+            if settings.dataset.detection is not None:  # the rest was judged while training
+                own, _ = predict(fitted.model, prepare(validation, settings, fitted.transform))
     assert reached is not None
+    assert reached.accuracy is not None
+    assert reached.macro_f1 is not None
+    assert reached.nasa_score is not None
 
     # The tree sees what it always sees: windows as they are, and each of them.
     plain = msgspec.structs.replace(settings, smooth=None)
@@ -126,9 +148,6 @@ def run(keys: Keys, data: Path, stride: int) -> Figures:
         wanted = settings.dataset.detection
         return None if wanted is None or rul is None else detect(validation, rul, wanted, settings.rul.unit, None).auc
 
-    own = None  # the RUL of each window, which only detection asks for: the rest was judged while training
-    if settings.dataset.detection is not None:
-        own, _ = predict(fitted.model, prepare(validation, settings, fitted.transform))
     return Figures(
         rmse=reached.rmse,
         accuracy=reached.accuracy,
@@ -138,7 +157,29 @@ def run(keys: Keys, data: Path, stride: int) -> Figures:
         mean_rmse=rmse(float(taught.labels.rul[known].mean())),
         auc=auc(own),
         tree_auc=auc(answer),
+        nasa=reached.nasa_score / max(1, int(judges.sum())) if settings.rul.unit == "cycles" else None,
     )
+
+
+def _of_teachers(settings: TrainingSettings, learn: Prepared, asked: Prepared, shown: Progress) -> tuple[Array, Array]:
+    """rul (N,) in its unit and logits (N, C), as `predict` has them: of the teachers, in the mean of all folds. A class
+    is that of the RUL."""
+    import torch  # noqa: PLC0415
+
+    from edge_rul.training.fit import teach  # noqa: PLC0415
+    from edge_rul.training.windows import class_of  # noqa: PLC0415
+
+    if settings.recipe.distil is None:
+        raise ConfigError("search", "recipe.distil", "is null, expected teachers, since judge is teachers")
+    teachers = teach(settings.recipe.distil, learn, settings.seed, shown)
+    every = np.arange(len(asked.windows))
+    folds = range(max(1, settings.recipe.distil.folds))
+    ruls = []
+    for chunk in (every[i : i + CHUNK] for i in range(0, len(every), CHUNK)):
+        x = asked.inputs(chunk)  # (B, T, C)
+        ruls.append(np.mean([teachers(x, torch.full((len(x),), k)).numpy() for k in folds], axis=0))
+    rul = (np.concatenate(ruls) / asked.scale).astype(np.float32)  # (N,)
+    return rul, np.eye(len(settings.classes), dtype=np.float32)[class_of(rul, settings.classes)]
 
 
 def described(side: Prepared) -> Array:
@@ -156,8 +197,9 @@ def table(results: list[Result]) -> str:
     for r in results:
         groups[r.subset, r.candidate].append(r.figures)
     detects = any(r.figures.auc is not None for r in results)
+    scored = all(r.figures.nasa is not None for r in results)
     head = ["data", "candidate", "splits", "RMSE", "tree", "mean", "difference", "accuracy", "macro F1"]
-    head += ["AUC, tree"] * detects + ["seconds a run"]
+    head += ["NASA score a window"] * scored + ["AUC, tree"] * detects + ["seconds a run"]
     lines = [head, ["---"] * len(head)]
     for (subset, name), fs in sorted(groups.items(), key=lambda g: (g[0][0], mean(f.rmse - f.tree_rmse for f in g[1]))):
         lines.append(
@@ -166,6 +208,7 @@ def table(results: list[Result]) -> str:
                 *(f"{mean(getattr(f, key) for f in fs):.2f}" for key in ("rmse", "tree_rmse", "mean_rmse")),
                 f"{mean(f.rmse - f.tree_rmse for f in fs):+.2f}",
                 *(f"{mean(getattr(f, key) for f in fs):.3f}" for key in ("accuracy", "macro_f1")),
+                *[_mean_of(f.nasa for f in fs)] * scored,
                 *[", ".join(_mean_of(getattr(f, key) for f in fs) for key in ("auc", "tree_auc"))] * detects,
                 f"{mean(f.seconds for f in fs):.0f}",
             ]
@@ -192,25 +235,28 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(options.threads)
     search = load_yaml(options.search, Search)
-    base = load_yaml(options.search.parent / search.base, dict[str, Any])
+    subsets: list[str | None] = [*(search.subsets or [None])]
+    bases = {s: load_yaml(options.search.parent / search.base_of(s), dict[str, Any]) for s in subsets}
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "results.jsonl"
     done = [msgspec.json.decode(line, type=Result) for line in log.read_bytes().splitlines()] if log.exists() else []
     end = time.monotonic() + 60 * options.minutes
     for split in search.splits:
         number = split.get("fold", split.get("seed", 0))
-        for subset in search.subsets or [None]:
+        for subset in subsets:
             for name, change in search.candidates.items():
-                keys = merged(merged(base, search.common), change)
+                keys = merged(merged(bases[subset], search.common), change)
                 keys = merged(keys, {"dataset": {"subset": subset}}) if subset else keys
                 keys["validation"] = split
-                key = hashlib.sha256(json.dumps([keys, search.stride], sort_keys=True).encode()).hexdigest()[:16]
+                key = hashlib.sha256(
+                    json.dumps([keys, search.stride, search.judge], sort_keys=True).encode()
+                ).hexdigest()[:16]
                 if any(r.key == key for r in done) or time.monotonic() > end:
                     continue
                 of = subset or keys["name"]
                 print(f"{of}, split {number}: {name}", file=sys.stderr, flush=True)
                 try:
-                    result = Result(key, of, name, number, run(keys, options.data, search.stride))
+                    result = Result(key, of, name, number, run(keys, options.data, search.stride, search.judge))
                 except EdgeRulError as e:
                     print(f"{name}: {e}", file=sys.stderr, flush=True)
                     continue

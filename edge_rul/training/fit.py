@@ -113,7 +113,7 @@ def fit(
     if device.type == "cpu" and recipe.precision == "bfloat16" and (slower := devices.bfloat16_slowdown()) > 1:
         progress.say(f"bfloat16 is {slower:.0f} times slower than float32 on this processor: set precision to float32")
 
-    teachers = None if recipe.distil is None else _teach(recipe.distil, learn, settings.seed, progress)
+    teachers = None if recipe.distil is None else teach(recipe.distil, learn, settings.seed, progress)
     run = Run(learn, settings, steps, start)
     if start is not None:
         progress.say(f"{start.name}: {in_words(run.model, run.taken)}")
@@ -137,7 +137,7 @@ def fit(
     return Fitted(run.shipped, transform, run.done, start, run.taken)
 
 
-def _teach(settings: DistilSettings, learn: Prepared, seed: int, progress: Progress) -> Teachers:
+def teach(settings: DistilSettings, learn: Prepared, seed: int, progress: Progress) -> Teachers:
     """The teachers, fitted on the training windows. They are fitted anew where a run goes on, to the same bits."""
     progress.say(f"fitting {len(settings.teachers) * max(1, settings.folds)} teachers")
     x, targets = learn.batch(np.arange(len(learn.windows)))  # (N, T, C)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from edge_rul.training import fit
 from edge_rul.training.settings import TrainingSettings
 from edge_rul.yaml_file import load_yaml
 
@@ -58,12 +59,13 @@ def search() -> ModuleType:
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda p: p.stem)
 def test_every_candidate_is_a_configuration_of_its_own(search: ModuleType, path: Path) -> None:
     space = load_yaml(path, search.Search)
-    base = load_yaml(path.parent / space.base, dict)
-    made = []
-    for name, change in space.candidates.items():
-        keys = search.merged(search.merged(base, space.common), change)
-        made.append(msgspec.convert(keys, TrainingSettings))
-        assert made[-1] not in made[:-1], f"{name} is another candidate again"
+    for subset in space.subsets or [None]:
+        base = load_yaml(path.parent / space.base_of(subset), dict)
+        made = []
+        for name, change in space.candidates.items():
+            keys = search.merged(search.merged(base, space.common), change)
+            made.append(msgspec.convert(keys, TrainingSettings))
+            assert made[-1] not in made[:-1], f"{name} is another candidate again"
 
 
 def test_a_section_of_another_kind_replaces_and_the_rest_merges(search: ModuleType) -> None:
@@ -74,23 +76,22 @@ def test_a_section_of_another_kind_replaces_and_the_rest_merges(search: ModuleTy
     assert base["recipe"]["epochs"] == 2, "the base stays"
 
 
+def write(directory: Path, spoilt: set[int]) -> None:
+    """Eight engines of 45 cycles whose sensors rise; those of `spoilt` read 1e6 all their lives."""
+    random, lines = np.random.default_rng(0), []
+    for unit in range(1, 9):
+        wear = np.linspace(0, 1, 45)[:, None] ** 2 * 10 + random.normal(0, 1, (45, 24))  # (45, 24)
+        values = np.full_like(wear, 1e6) if unit in spoilt else wear
+        lines += [f"{unit} {c} " + " ".join(f"{v:.3f}" for v in row) for c, row in enumerate(values, 1)]
+    (directory / "train_FD001.txt").write_text("\n".join(lines) + "\n")
+
+
 def test_a_search_goes_on_where_it_was_and_never_reads_calibration_engines(
     search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "search.yaml").write_text(SPACE)
-    random = np.random.default_rng(0)
-
-    def write(spoilt: set[int]) -> None:
-        lines = []
-        for unit in range(1, 9):
-            wear = np.linspace(0, 1, 45)[:, None] ** 2 * 10 + random.normal(0, 1, (45, 24))  # (45, 24)
-            values = np.full_like(wear, 1e6) if unit in spoilt else wear
-            lines += [f"{unit} {c} " + " ".join(f"{v:.3f}" for v in row) for c, row in enumerate(values, 1)]
-        (tmp_path / "train_FD001.txt").write_text("\n".join(lines) + "\n")
-
-    kept = {int(i) + 1 for i in np.random.default_rng(3).permutation(8)[:2]}
-    write(spoilt=kept)
+    write(tmp_path, spoilt={int(i) + 1 for i in np.random.default_rng(3).permutation(8)[:2]})
     command = [str(tmp_path / "search.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert search.main([*command, "--minutes", "0"]) == 0
     assert not (tmp_path / "out" / "results.jsonl").exists(), "no run begins after its time"
@@ -104,6 +105,30 @@ def test_a_search_goes_on_where_it_was_and_never_reads_calibration_engines(
     assert (tmp_path / "out" / "results.jsonl").read_text() == first, "nothing is trained twice"
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 4 and "| FD001 | as configured | 1 |" in "\n".join(rows)
+
+
+def test_teachers_are_judged_without_a_network(
+    search: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tree on the lines answers as the yardstick does, which stands beside it; teachers of folds in the mean."""
+    monkeypatch.setattr(fit, "fit", lambda *_: pytest.fail("a network was trained"))
+    write(tmp_path, spoilt=set())
+    space = yaml.safe_load(SPACE) | {"judge": "teachers"}
+    tree = {"teachers": [{"kind": "tree"}]}
+    space["candidates"] = {
+        name: {"recipe": {"distil": distil}}
+        for name, distil in (("nobody", None), ("tree", tree), ("trees of folds", tree | {"folds": 3}))
+    }
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(space))
+    assert search.main([str(tmp_path / "search.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "nobody: search: recipe.distil: is null, expected teachers" in capsys.readouterr().err
+    results = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    found = {r.candidate: r.figures for r in (msgspec.json.decode(line, type=search.Result) for line in results)}
+    assert list(found) == ["tree", "trees of folds"]
+    assert found["tree"].rmse == pytest.approx(found["tree"].tree_rmse, abs=1e-4)
+    assert found["trees of folds"].rmse != found["tree"].rmse
+    assert all(f.nasa > 0 and 0.5 < f.accuracy <= 1 for f in found.values())
 
 
 def test_any_data_set_is_searched_by_splits_of_its_own(
