@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from edge_rul.kept import load, save
+
 
 class _Kept(msgspec.Struct):
     starts: int = 0
@@ -24,10 +26,7 @@ class Starts:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "starts.json"
-        try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
-        except (OSError, ValueError):
-            kept = _Kept()
+        kept = load(self._path, _Kept) or _Kept()
         self.unclean = kept.running
         self._kept = _Kept(kept.starts + 1, kept.unclean + kept.running, True)
         self._write()
@@ -42,7 +41,5 @@ class Starts:
         self._write()
 
     def _write(self) -> None:
-        draft = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):
-            draft.write_bytes(msgspec.json.encode(self._kept))
-            draft.replace(self._path)
+            save(self._path, self._kept)

@@ -13,9 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from edge_rul import __version__
+from edge_rul import __version__, kept
 from edge_rul import bundle as bundles
 from edge_rul.adapters.kernel_clock import synchronised
 from edge_rul.adapters.mqtt import MqttTransport
@@ -218,17 +216,12 @@ class Subscriptions:
 
     def load(self) -> list[str]:
         """Those of the last start; none where nothing can be read."""
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=list[str])
-        except (OSError, ValueError):  # text that is not UTF-8 too, which is no DecodeError
-            return []
+        return kept.load(self._path, list[str]) or []
 
     def save(self, filters: list[str]) -> None:
         """Once the broker has taken them, whole or not at all. A full disk is the journal's to tell, and no reason to
         end: it is tried again on the next connection."""
         if filters == self.load():
             return
-        draft = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):
-            draft.write_bytes(msgspec.json.encode(filters))
-            draft.replace(self._path)
+            kept.save(self._path, filters)

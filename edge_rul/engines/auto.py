@@ -19,10 +19,11 @@ import numpy as np
 from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
 from edge_rul.engines import Engine
-from edge_rul.engines.cache import default_directory, read_json, write_json
+from edge_rul.engines.cache import default_directory, write_json
 from edge_rul.engines.choose import NAME_A_GPU_ENGINE, ON_GPU, Options, installed, open_verified
 from edge_rul.engines.threads import usable_threads
 from edge_rul.errors import EngineError
+from edge_rul.kept import load
 
 # Another engine than ONNX Runtime costs its library and memory, so it has to be worth that.
 _WORTH = 1.1
@@ -55,7 +56,7 @@ def fastest(names: Iterable[str], bundle: Bundle, options: Options) -> Engine:
     }
     digest = hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()
     path = cache / f"auto-{digest[:20]}.json"
-    kept = read_json(path, Choice)
+    kept = load(path, Choice)
     if kept is not None and kept.facts == facts and kept.engine in candidates:
         try:
             return open_verified(kept.engine, bundle, options)

@@ -26,9 +26,8 @@ import msgspec
 from edge_rul.engines import Say
 from edge_rul.errors import EngineError
 
-T = TypeVar("T")
-
 SCHEMA = "edge-rul/engine/1"
+T = TypeVar("T")
 _WAIT = 0.2  # seconds between two looks at a lock that another process holds
 
 
@@ -252,14 +251,6 @@ class EngineCache:
             yield None
         finally:
             os.close(handle)  # and with it the lock
-
-
-def read_json(path: Path, type: type[T]) -> T | None:
-    """The file's content, None where it is absent or not of this type: a measurement can be taken again."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=type)
-    except (OSError, ValueError):  # text that is not UTF-8 too, which is no DecodeError
-        return None
 
 
 def write_json(path: Path, value: Any, say: Say) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from edge_rul.engines import Say
-from edge_rul.engines.cache import read_json, write_json
+from edge_rul.engines.cache import write_json
+from edge_rul.kept import load
 
 _FILE = "gpu-failures.json"
 LIMIT = 3
@@ -46,6 +47,6 @@ def gpu_given_up(cache: Path) -> str | None:
 
 
 def _recent(cache: Path, now: float) -> list[float]:
-    kept = read_json(cache / _FILE, Failures)
+    kept = load(cache / _FILE, Failures)
     # A stamp ahead of the clock is none: the clock was set back, and it would never grow old.
     return [t for t in kept.times if 0 <= now - t < WITHIN] if kept else []

@@ -21,12 +21,12 @@ from edge_rul.engines.cache import (
     Unusable,
     check,
     default_directory,
-    read_json,
     store,
     write_json,
     write_whole,
 )
 from edge_rul.errors import EXIT_CONFIG, EngineError
+from edge_rul.kept import load
 
 FACTS = Facts("ab" * 32, "tensorrt", "10.3.0", "Orin", "8.7", "12.6", "float16", Profile(1, 32, 32))
 COMMAND = "edge-rul compile b"
@@ -360,13 +360,10 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_directory() == Path("/var/cache/edge-rul")
 
 
-def test_measurements_that_cannot_be_read_or_kept(tmp_path: Path) -> None:
+def test_a_measurement_is_kept_or_it_is_said_that_it_cannot_be(tmp_path: Path) -> None:
     said: list[str] = []
-    assert read_json(tmp_path / "none.json", Profile) is None
     write_json(tmp_path / "p.json", Profile(1, 2, 3), said.append)
-    assert read_json(tmp_path / "p.json", Profile) == Profile(1, 2, 3)
-    (tmp_path / "p.json").write_text("{")
-    assert read_json(tmp_path / "p.json", Profile) is None
+    assert load(tmp_path / "p.json", Profile) == Profile(1, 2, 3)
     assert said == []
     write_json(tmp_path / "p.json" / "q.json", Profile(1, 2, 3), said.append)
     assert "cannot keep q.json" in said[0]

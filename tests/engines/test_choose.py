@@ -16,10 +16,10 @@ from edge_rul.bundle import Bundle
 from edge_rul.config import EngineSettings
 from edge_rul.engines import auto, choose, open_engine
 from edge_rul.engines.auto import Choice
-from edge_rul.engines.cache import read_json
 from edge_rul.engines.choose import cache_directory, installed, open_configured
 from edge_rul.engines.threads import usable_threads
 from edge_rul.errors import EXIT_CONFIG, EngineError
+from edge_rul.kept import load
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_the_fastest_serves_and_the_measurement_is_kept(
     assert start(tiny_bundle, tmp_path, said) == "openvino"
     assert (watched.opened, watched.closed) == (["onnxruntime", "openvino"], ["onnxruntime"])
     assert said == ["auto: openvino serves; measured at a batch of 4: onnxruntime 2 windows/s, openvino 4 windows/s"]
-    kept = read_json(next(tmp_path.glob("auto-*.json")), Choice)
+    kept = load(next(tmp_path.glob("auto-*.json")), Choice)
     assert (kept.engine, kept.rates) == ("openvino", {"onnxruntime": 2.0, "openvino": 4.0})
     watched.opened.clear()
     assert start(tiny_bundle, tmp_path, said) == "openvino"

@@ -13,6 +13,7 @@ from conftest import absent
 from engines.fake_gpu import HEADER, FakeCuda, fake_tensorrt
 from engines.test_conformance import windows
 
+from edge_rul import kept
 from edge_rul.bundle import Bundle
 from edge_rul.engines import failures, open_engine, verify
 from edge_rul.engines.cuda import EXIT_FATAL_CUDA, Cuda, FatalCudaError
@@ -319,7 +320,7 @@ def test_an_engine_that_the_runtime_refuses_is_set_aside_and_built_again(box: Bo
     sidecar = engine.with_suffix(".json")
     from edge_rul.engines import cache as cache_room
 
-    facts = cache_room.read_json(sidecar, cache_room.Sidecar).facts
+    facts = kept.load(sidecar, cache_room.Sidecar).facts
     cache_room.store(cache_room.Entry(engine, sidecar), facts, b"of another age", 1.0)
     box.said.clear()
     with box.open() as opened:
