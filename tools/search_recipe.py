@@ -23,7 +23,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +35,8 @@ from edge_rul.errors import EXIT_OK, ConfigError, EdgeRulError
 from edge_rul.yaml_file import load_yaml
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edge_rul.core.normalise import Array
     from edge_rul.training.prepared import Prepared
     from edge_rul.training.progress import Progress
@@ -43,14 +45,14 @@ if TYPE_CHECKING:
 Keys = dict[str, Any]
 Judge = Literal["network", "teachers"]
 SEES: Literal["line's end, slope, mean"] = "line's end, slope, mean"
-CHUNK = 4096  # windows that are described at once
+CHUNK = 4096  # windows at once
 
 
 class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """base: the configuration, relative to this file; `{subset}` in it is the subset's name in small letters, where
-    each has its own. subsets: of a data set that has some. splits: each a `validation` section. stride: from
-    one judged window to the next. common: keys that every candidate changes, such as a narrower network, so that more
-    can be tried in an hour. judge: the network, or the teachers of `recipe.distil`."""
+    each has its own. subsets: of a data set that has some. splits: each a `validation` section. stride: from one judged
+    window to the next. common: keys that every candidate changes, such as a narrower network, so that more can be tried
+    in an hour. judge: the network, or the teachers of `recipe.distil`."""
 
     base: str
     splits: list[Keys]
@@ -120,10 +122,9 @@ def run(keys: Keys, data: Path, stride: int, judge: Judge = "network") -> Figure
     validation = full_windows(judged, settings.window, stride)
     with progress.on_stderr(settings.recipe.epochs, fit.steps_per_epoch(training, settings.recipe)) as shown:
         if judge == "teachers":
-            asked = prepare(validation, settings, fit_transform(learnt, settings))
-            learn = prepare(training, settings, asked.transform)
-            answers = _of_teachers(settings, learn, asked, shown)
-            reached, own = score(answers, asked), answers[0]
+            seen = prepare(validation, settings, fit_transform(learnt, settings))
+            answers = _of_teachers(settings, prepare(training, settings, seen.transform), seen, shown)
+            reached, own = score(answers, seen), answers[0]
         else:
             fitted = fit.fit(training, validation, settings, shown)
             reached, own = fitted.epochs[-1].validation, None
@@ -172,11 +173,9 @@ def _of_teachers(settings: TrainingSettings, learn: Prepared, asked: Prepared, s
     if settings.recipe.distil is None:
         raise ConfigError("search", "recipe.distil", "is null, expected teachers, since judge is teachers")
     teachers = teach(settings.recipe.distil, learn, settings.seed, shown)
-    every = np.arange(len(asked.windows))
     folds = range(max(1, settings.recipe.distil.folds))
     ruls = []
-    for chunk in (every[i : i + CHUNK] for i in range(0, len(every), CHUNK)):
-        x = asked.inputs(chunk)  # (B, T, C)
+    for x in chunks(asked):  # (B, T, C)
         ruls.append(np.mean([teachers(x, torch.full((len(x),), k)).numpy() for k in folds], axis=0))
     rul = (np.concatenate(ruls) / asked.scale).astype(np.float32)  # (N,)
     return rul, np.eye(len(settings.classes), dtype=np.float32)[class_of(rul, settings.classes)]
@@ -186,9 +185,13 @@ def described(side: Prepared) -> Array:
     """(N, D) the numbers by which the tree sees each window."""
     from edge_rul.training.tree import describe  # noqa: PLC0415
 
-    every = np.arange(len(side.windows))
-    chunks = [every[i : i + CHUNK] for i in range(0, len(every), CHUNK)]
-    return np.concatenate([describe(side.inputs(chunk).numpy(), SEES) for chunk in chunks])
+    return np.concatenate([describe(x.numpy(), SEES) for x in chunks(side)])
+
+
+def chunks(side: Prepared) -> Iterator[Tensor]:
+    """The windows (B, T, C) in order, as many at once as memory bears."""
+    for begin in range(0, len(side.windows), CHUNK):
+        yield side.inputs(np.arange(begin, min(begin + CHUNK, len(side.windows))))
 
 
 def table(results: list[Result]) -> str:

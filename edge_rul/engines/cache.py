@@ -26,8 +26,9 @@ import msgspec
 from edge_rul.engines import Say
 from edge_rul.errors import EngineError
 
-SCHEMA = "edge-rul/engine/1"
 T = TypeVar("T")
+
+SCHEMA = "edge-rul/engine/1"
 _WAIT = 0.2  # seconds between two looks at a lock that another process holds
 
 

@@ -60,11 +60,11 @@ class DualTaskModel(nn.Module):
         self.health_head = HealthHead(shared_dim, num_classes)
 
     def draw_he(self) -> None:
-        """Draw the weights from the LSTM to the answers anew, by He et al., arXiv 1502.01852: mean 0, deviation
+        """Draw the weights of the funnel and the heads anew, by He et al., arXiv 1502.01852: mean 0, deviation
         sqrt(2 / inputs), biases 0.
 
-        As torch draws them, what differs between windows becomes smaller by the square root of six in each of the
-        seven layers with a ReLU up to the RUL, which at first is the same for all; a fifth of a short run passes until
+        As torch draws them, what differs between windows becomes smaller by about the square root of six in each of
+        the seven layers up to the RUL, which at first is nearly the same for all; a fifth of a short run passes until
         it is not. The last layer of the RUL is drawn RUL_GAIN times as wide: what it sees is in ones, what it answers
         is in tens.
         """

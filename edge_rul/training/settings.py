@@ -82,7 +82,7 @@ class HeldOutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """DualTaskModel's widths; the defaults are the published model's. dropout: a factor on its rates, in training.
-    start: the weights to begin with, as torch draws them or, from the LSTM on, by He (`DualTaskModel.draw_he`)."""
+    start: the weights to begin with, as torch draws them or, from the funnel on, by He (`DualTaskModel.draw_he`)."""
 
     lstm_hidden: Count = 256
     num_heads: Count = 8
