@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edge_rul.whole_file import write_whole
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,5 @@ def load(path: Path, type: type[T]) -> T | None:
 
 
 def save(path: Path, value: Any) -> None:
-    """Write the file, so that a reader finds the old content or the new. One process at a time. Raises OSError."""
-    draft = path.with_suffix(".new")
-    draft.write_bytes(msgspec.json.encode(value))
-    draft.replace(path)
+    """Write the file, so that a reader finds the old content or the new. Raises OSError."""
+    write_whole(path, msgspec.json.encode(value), durable=False)

@@ -1,7 +1,8 @@
 """Files and directories put below a root, each thing said before it is done; a dry run only says.
 
 Owns what may be replaced or removed: a file that we wrote and nobody altered since. Such a file carries a digest of
-itself in its first line, so that no record of an installation is needed. Must not know what it places, or why.
+itself in its first line, so that no record of an installation is needed. All may read it: none holds a secret. Must not
+know what it places, or why.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import pwd
 import shutil
 import subprocess
 from pathlib import Path
+
+from edge_rul.whole_file import write_whole
 
 _OURS = "# Placed by edge-rul install-service, which replaces it unless it was altered; digest "
 
@@ -40,13 +43,13 @@ class Hands:
             self.say("leave", where, "it is a symbolic link; a masked unit is one to /dev/null")
         elif not path.exists():
             if self.say("write", where):
-                _write(path, text)
+                write_whole(path, text.encode())
         elif (found := path.read_text(encoding="utf-8", errors="replace")) == text:
             self.say("leave", where, "it is there")
         elif not _unaltered(found):
             self.say("leave", where, "it was altered, or is not ours; `--root DIR` writes ours elsewhere, to compare")
         elif self.say("update", where):
-            _write(path, text)
+            write_whole(path, text.encode())
 
     def offer(self, where: Path, text: str) -> None:
         """Write a file that is the operator's from then on."""
@@ -54,7 +57,7 @@ class Hands:
         if path.exists() or path.is_symlink():
             self.say("leave", where, "it is there, and yours")
         elif self.say("write", where):
-            _write(path, text)
+            write_whole(path, text.encode())
 
     def take_back(self, where: Path, why: str = "", *, altered: bool = False) -> None:
         """Remove a file of ours, and one that was altered only where `altered` says so."""
@@ -133,11 +136,3 @@ def _unaltered(text: str) -> bool:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, for all to read: none of these files holds a secret."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_text(text, encoding="utf-8")
-    draft.chmod(0o644)
-    draft.replace(path)

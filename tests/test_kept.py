@@ -23,20 +23,3 @@ def test_what_was_saved_is_loaded_and_leaves_no_draft(tmp_path: Path) -> None:
         save(path, value)
         assert load(path, list[str]) == value
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_draft_that_cannot_take_the_place_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "kept.json"
-    save(path, ["old"])
-
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:3])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        save(path, ["new"])
-    assert load(path, list[str]) == ["old"]

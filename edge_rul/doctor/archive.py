@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from edge_rul import __version__
+from edge_rul.whole_file import write_whole
 
 _MASK = "[removed]"
 _LONG = 6  # characters from which a secret is looked for inside of words too
@@ -76,11 +77,7 @@ def write(path: Path, parts: Mapping[str, Any], secrets: Iterable[str]) -> int:
             info = tarfile.TarInfo(f"edge-rul-support/{name}")
             info.size, info.mode, info.mtime = len(data), 0o600, round(time.time())
             archive.addfile(info, io.BytesIO(data))
-    draft = path.with_name(f".{path.name}.new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(packed.getbuffer())
-    draft.replace(path)
+    write_whole(path, packed.getbuffer(), mode=0o600)
     return len(packed.getbuffer())
 
 

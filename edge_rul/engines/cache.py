@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ import msgspec
 
 from edge_rul.engines import Say
 from edge_rul.errors import EngineError
+from edge_rul.whole_file import write_whole
 
 T = TypeVar("T")
 
@@ -92,20 +92,10 @@ def default_directory() -> Path:
     return Path(base) / "edge-rul"
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write the file so that a reader finds the old content, the new, or none; never a part. Raises OSError."""
+def keep(path: Path, data: bytes) -> None:
+    """Write a file of the cache, whole or not at all, and its directory before it. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(handle, 0o644)  # built by an administrator, read by the daemon's user
-            os.fsync(file.fileno())
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    write_whole(path, data)  # built by an administrator, read by the daemon's user
 
 
 def store(entry: Entry, facts: Facts, blob: bytes, seconds: float) -> None:
@@ -114,14 +104,14 @@ def store(entry: Entry, facts: Facts, blob: bytes, seconds: float) -> None:
     digest = hashlib.sha256(blob).hexdigest()
     sidecar = Sidecar(SCHEMA, facts, digest, len(blob), built, round(seconds, 2))
     entry.sidecar.unlink(missing_ok=True)  # it would vouch for an engine that is being replaced
-    write_whole(entry.engine, blob)
-    write_whole(entry.sidecar, _json(sidecar))
+    keep(entry.engine, blob)
+    keep(entry.sidecar, _json(sidecar))
 
 
 def note_parity(entry: Entry, parity: dict[str, float]) -> None:
     """Put the figures into the sidecar of an engine that is kept. Raises OSError."""
     sidecar = msgspec.json.decode(entry.sidecar.read_bytes(), type=Sidecar)
-    write_whole(entry.sidecar, _json(msgspec.structs.replace(sidecar, parity=parity)))
+    keep(entry.sidecar, _json(msgspec.structs.replace(sidecar, parity=parity)))
 
 
 def _json(value: Any) -> bytes:
@@ -257,6 +247,6 @@ class EngineCache:
 def write_json(path: Path, value: Any, say: Say) -> None:
     """Keep a measurement; a directory that refuses costs another measurement at the next start, and a word."""
     try:
-        write_whole(path, _json(value))
+        keep(path, _json(value))
     except OSError as e:
         say(f"{path.parent} cannot keep {path.name}: {e.strerror}")

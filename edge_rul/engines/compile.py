@@ -23,9 +23,9 @@ from edge_rul.engines.cache import (
     Unusable,
     check,
     default_directory,
+    keep,
     note_parity,
     store,
-    write_whole,
 )
 from edge_rul.engines.cuda import Cuda
 from edge_rul.engines.flavour import Flavour, Target
@@ -57,7 +57,7 @@ def build_engine(
     built = build_blob(graph, flavour, profile, target, timing=timing, progress=progress)
     if built.timing and built.timing != timing:
         try:
-            write_whole(timing_file, built.timing)
+            keep(timing_file, built.timing)
         except OSError as e:
             say(f"{directory} cannot keep the timing cache: {e.strerror}")
     return built.engine

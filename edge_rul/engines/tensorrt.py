@@ -19,7 +19,7 @@ import numpy as np
 from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
 from edge_rul.engines import Say, check_input
-from edge_rul.engines.cache import EngineCache, Facts, Profile, Unusable, write_whole
+from edge_rul.engines.cache import EngineCache, Facts, Profile, Unusable, keep
 from edge_rul.engines.cuda import Cuda, FatalCudaError
 from edge_rul.engines.failures import record_failure
 from edge_rul.engines.flavour import Flavour, Target
@@ -222,7 +222,7 @@ class TensorRtEngine:
         try:
             kernels = bytes(memoryview(cache.serialize()))
             if kernels != self._kept:
-                write_whole(self._kernels_file, kernels)
+                keep(self._kernels_file, kernels)
         except OSError as e:
             self._say(f"{self._kernels_file.parent} cannot keep the compiled kernels: {e.strerror}")
 

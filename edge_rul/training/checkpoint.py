@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors.torch import load, save
 
 from edge_rul.errors import DataError
 from edge_rul.training.run import State
+from edge_rul.whole_file import write_whole
 
 FILE = "checkpoint.json"
 
@@ -27,10 +27,10 @@ def write(directory: Path, state: State, number: int) -> None:
     """Replace the checkpoint in `directory`; the older one's tensors go once the new one is whole."""
     tensors = save(state.tensors)
     name = f"checkpoint-{number:04d}.safetensors"
-    replace(directory / name, tensors)
+    write_whole(directory / name, tensors)
     # The standard library's JSON, since the best RMSE so far begins at infinity.
     plain = {"tensors": name, "sha256": hashlib.sha256(tensors).hexdigest(), **state.plain}
-    replace(directory / FILE, json.dumps(plain, indent=1).encode())
+    write_whole(directory / FILE, json.dumps(plain, indent=1).encode())
     for old in directory.glob("checkpoint-*.safetensors"):
         if old.name != name:
             old.unlink()
@@ -50,13 +50,3 @@ def read(directory: Path) -> State | None:
     if hashlib.sha256(data).hexdigest() != plain["sha256"]:
         raise DataError("resume", str(path), f"is not what {FILE} describes", hint="begin again in another directory")
     return State(load(data), plain)
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -28,6 +28,7 @@ import torch
 from edge_rul.errors import ConfigError
 from edge_rul.training import checkpoint
 from edge_rul.training.run import State
+from edge_rul.whole_file import write_whole
 
 PACKAGES = ("edge-rul", "torch", "numpy", "scikit-learn", "onnx", "onnxruntime", "safetensors")
 RESULT = ("edge-rul", "torch", "numpy", "scikit-learn")  # whose versions a run's figures hang on
@@ -88,7 +89,7 @@ class RunDirectory:
         (self.path / "configuration.yaml").write_bytes(configuration)
         environment = json.dumps(_environment(device), indent=1)
         (self.path / "environment.json").write_text(environment + "\n", encoding="utf-8")
-        checkpoint.replace(path, text.encode() + b"\n")
+        write_whole(path, text.encode() + b"\n")
 
     def rows(self, name: str) -> dict[str, list[float]]:
         """The columns of `steps` or `epochs`, NaN where a row has no number."""

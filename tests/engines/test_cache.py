@@ -23,7 +23,6 @@ from edge_rul.engines.cache import (
     default_directory,
     store,
     write_json,
-    write_whole,
 )
 from edge_rul.errors import EXIT_CONFIG, EngineError
 from edge_rul.kept import load
@@ -196,6 +195,7 @@ def test_an_engine_that_does_not_load_is_not_kept(box: Builder) -> None:
 def read_only(box: Builder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builder]:
     """The cache with one engine in it, whose directory answers "read-only" to whoever writes."""
     box.open()
+    from edge_rul import whole_file
     from edge_rul.engines import cache
 
     refusal = OSError(30, "Read-only file system")
@@ -211,7 +211,7 @@ def read_only(box: Builder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builder
         return real_open(path, flags, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(cache.os, "open", guarded)
-    monkeypatch.setattr(cache.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(whole_file.tempfile, "mkstemp", refuse)
     monkeypatch.setattr(Path, "replace", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
     box.said.clear()
@@ -280,7 +280,7 @@ def test_a_full_disk_costs_a_build_at_each_start_and_leaves_no_draft(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edge_rul.engines.cache.os.fsync", full)
+    monkeypatch.setattr("edge_rul.whole_file.os.fsync", full)
     assert [box.open(), box.open()] == ["engine 1", "engine 2"]
     assert "cannot keep it: No space left on device" in box.said[-1]
     assert [path.suffix for path in box.cache.directory.iterdir()] == [".lock"]
@@ -338,15 +338,6 @@ def test_a_process_that_dies_while_it_builds_leaves_no_lock(tmp_path: Path) -> N
 
 
 # -- small things ---------------------------------------------------------------------------------------------------
-
-
-def test_a_write_that_fails_leaves_the_old_content_and_no_draft(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-    with pytest.raises(TypeError):
-        write_whole(path, "text")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
