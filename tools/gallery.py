@@ -124,18 +124,20 @@ def detection(shown: Answers, settings: DetectionSettings, seconds_per_cycle: fl
     failures = np.unique(own[near])
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     days = np.unique(np.append(left[near], settings.horizon))[::-1]
-    for place, (point, colour) in enumerate(zip(told.points, (GREY, BLUE, RED, "black"), strict=False)):
+    looks = zip((GREY, BLUE, RED, "black"), (3.6, 2.4, 1.2, 0.6), strict=True)  # of curves that lie upon each other
+    for place, (point, (colour, width)) in enumerate(zip(told.points, looks, strict=False)):
         first = [left[(own == life) & near & (shown.rul <= point.limit)] for life in failures]
         alarmed = np.array([f.max() if len(f) else -1.0 for f in first])  # time left at the first alarm
         share = [(alarmed >= day).mean() if len(alarmed) else 0.0 for day in days]
-        axis.step(days, share, where="post", color=colour, label=_words(point.asked, told, settings))
+        axis.step(days, share, where="post", color=colour, linewidth=width, label=_words(point.asked, told, settings))
         reach = [[share[-1] - point.found_low], [point.found_high - share[-1]]]
         axis.errorbar([-0.015 * (place + 1) * settings.horizon], [share[-1]], yerr=reach, color=colour, capsize=2)
-    axis.set(xlim=(settings.horizon, -0.08 * settings.horizon), ylim=(0, 1))
+    axis.set(xlim=(settings.horizon, -0.08 * settings.horizon), ylim=(0, 1.02))  # a line at 1 is seen whole
     axis.set(xlabel=f"{unit} before the failure", ylabel=f"share of {len(failures)} failures with an alarm")
     if told.points:  # there are windows far from any failure
         auc = "" if told.auc is None else f"AUC of windows {told.auc:.2f}; "
-        axis.legend(title=f"{auc}bars: 95% intervals", loc="upper left")
+        # Below, since a curve may go anywhere.
+        figure.legend(title=f"{auc}bars: 95% intervals", loc="outside lower center", ncols=1)
     return figure
 
 
