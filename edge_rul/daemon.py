@@ -18,7 +18,6 @@ from edge_rul.adapters import systemd
 from edge_rul.adapters.journal import Journal
 from edge_rul.board import Board
 from edge_rul.config import load_settings
-from edge_rul.engines.choose import gpu_losses
 from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EXIT_OK
 from edge_rul.loop import Loop
@@ -57,7 +56,7 @@ def run(path: Path) -> int:
     log = structlog.get_logger()
     # An engine that has to be built takes minutes. A start that is soon over says nothing of it.
     with extending(systemd.notify, "opening the engine", first=EVERY):
-        bundle, engine = open_engine_and_bundle(settings, source, lambda text: log.info("engine", note=text))
+        bundle, (engine, lost) = open_engine_and_bundle(settings, source, lambda text: log.info("engine", note=text))
     check_bundle(settings, source, bundle)
     state = state_directory(settings, source)
     subscriptions = Subscriptions(state)
@@ -103,8 +102,7 @@ def run(path: Path) -> int:
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
         worker.record_bundle()
         corrupt = journal.set_aside_why == "corrupt"
-        # Said at each start, so that the retained alarm stands until a start has the GPU again.
-        lost = gpu_losses(settings.engine, source.path.parent)
+        # Said at each start, so that the retained alarm stands until the GPU serves again.
         worker.alarm("gpu_given_up", active=lost > 0, value=float(lost))
         worker.alarm("reload_refused", active=False)
         worker.alarm("journal_corrupt", active=corrupt, value=float(journal.set_aside_assets))
@@ -120,7 +118,7 @@ def run(path: Path) -> int:
         status = first_status(bundle, engine, journal.id, lost, time.time())
         board = Board(outgoing, transport, journal, status)
         reload = Reload(
-            Serving(settings, source, bundle, engine),
+            Serving(settings, source, bundle, engine, lost),
             worker=worker,
             transport=transport,
             board=board,

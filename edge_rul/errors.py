@@ -17,6 +17,7 @@ EXIT_OK = 0
 EXIT_FOUND = 1  # a check found something
 EXIT_USAGE = 64
 EXIT_INTERNAL = 70
+EXIT_FATAL_CUDA = 71  # the GPU is lost to this process
 EXIT_TAKEOVER = 76  # another client took our MQTT session
 EXIT_REFUSED = 77  # the broker refuses us or a subscription
 EXIT_CONFIG = 78

@@ -224,7 +224,7 @@ def export(config: Path, name: str, levels: dict[str, str], since: int | None) -
 
     settings, source = load_settings(config)
     found = kept(state_directory(settings, source) / FILE, name, levels, since)
-    bundle, engine = open_engine_and_bundle(settings, source, lambda _: None)
+    bundle, (engine, _) = open_engine_and_bundle(settings, source, lambda _: None)
     with engine:
         inputs = tuple(i.name for i in bundle.manifest.inputs)
         sizes = {len(n.entry.values) for n in found.entries if isinstance(n.entry, Reading)}

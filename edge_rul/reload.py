@@ -30,7 +30,7 @@ from edge_rul.board import Board
 from edge_rul.core.outgoing import iso
 from edge_rul.core.status import Reloaded
 from edge_rul.engines import model_of, verify
-from edge_rul.engines.choose import gpu_losses
+from edge_rul.engines.cuda import FatalCudaError
 from edge_rul.engines.waiting import EVERY, extending
 from edge_rul.errors import EdgeRulError, EngineError
 from edge_rul.reread import Serving, changes, read
@@ -125,6 +125,8 @@ class Reload:
     def _try(self) -> Stage:
         if self._read is None:
             return Stage.READING
+        if isinstance(self._read, FatalCudaError):
+            raise self._read  # what serves may compute on the same GPU, and its context is lost too
         if isinstance(self._read, EdgeRulError):
             return self._refuse(str(self._read))
         self._next = self._read
@@ -185,7 +187,7 @@ class Reload:
             return  # another one was put in since
         self._worker.record_bundle()
         failed, before = self.serving, self._before
-        self.serving = failed._replace(bundle=before.bundle, engine=before.engine)
+        self.serving = failed._replace(bundle=before.bundle, engine=before.engine, lost=before.lost)
         if self._stage is not Stage.TRYING:  # then the decoder is already the next one's
             self._worker.decode_by(build_decoder(failed.settings, before.bundle, before.settings.topics.readings))
         self._show()
@@ -200,8 +202,8 @@ class Reload:
     def _show(self) -> None:
         """What serves, on the board, the pages and the metrics."""
         now = self.serving
-        lost = gpu_losses(now.settings.engine, now.source.path.parent)
-        self._board.put(time.time(), **serving_fields(now.bundle, now.engine, lost))
+        self._board.put(time.time(), **serving_fields(now.bundle, now.engine, now.lost))
+        self._worker.alarm("gpu_given_up", active=now.lost > 0, value=float(now.lost))
         if self._server is not None:
             info = labels(now.bundle, now.engine, self._board.status.journal)
             self._server.show(catalogue(now.settings, now.bundle), info, getattr(now.engine, "gpu_memory", None))

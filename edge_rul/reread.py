@@ -34,6 +34,7 @@ class Serving(NamedTuple):
     source: Source
     bundle: Bundle
     engine: Engine
+    lost: int = 0  # how many times the GPU was, where the CPU serves for that
     anew: str = ""  # why the windows have to begin anew for this; "" where they stay
 
 
@@ -67,9 +68,9 @@ def read(serving: Serving, log: Any) -> Serving:
         hint = "service.restart_windows: true lets all windows begin anew"
         raise source.error("bundle", f"the windows of {serving.bundle.manifest.name} cannot go on in it: {anew}", hint)
     if bundle.sha256 == serving.bundle.sha256 and settings.engine == old.engine:
-        return Serving(settings, source, serving.bundle, serving.engine)
-    engine = open_configured(settings.engine, bundle, source.path.parent, lambda text: log.info("engine", note=text))
-    return Serving(settings, source, bundle, engine, anew)
+        return Serving(settings, source, serving.bundle, serving.engine, serving.lost)
+    opened = open_configured(settings.engine, bundle, source.path.parent, lambda text: log.info("engine", note=text))
+    return Serving(settings, source, bundle, opened.engine, opened.lost, anew)
 
 
 def changes(old: msgspec.Struct, new: msgspec.Struct, below: str = "") -> Iterator[Change]:

@@ -31,14 +31,14 @@ from edge_rul.core.status import Candidate as CandidateState
 from edge_rul.core.status import ServingEngine, Status, gpu_given_up, words
 from edge_rul.core.topic import Template
 from edge_rul.engines import Engine, model_of
-from edge_rul.engines.choose import device_of, open_configured
+from edge_rul.engines.choose import Opened, device_of, open_configured
 from edge_rul.rings import make_rings
 from edge_rul.secrets import mqtt_password, refuse_open_secret
 from edge_rul.succession import Answerer, unlike
 from edge_rul.yaml_file import Source
 
 
-def open_engine_and_bundle(settings: Settings, source: Source, say: Callable[[str], None]) -> tuple[Bundle, Engine]:
+def open_engine_and_bundle(settings: Settings, source: Source, say: Callable[[str], None]) -> tuple[Bundle, Opened]:
     """The bundle, and the engine that the settings ask for, verified on the golden windows.
 
     say: told of what takes long, and of what was not as expected. Raises BundleError, EngineError.
@@ -130,7 +130,7 @@ def open_candidate(settings: Settings, source: Source, bundle: Bundle, journal: 
     if anew := unlike(bundle.manifest, other.manifest):
         raise source.error("candidate.bundle", f"it cannot score the windows of {bundle.manifest.name}: {anew}")
     on = EngineSettings(name=wanted.engine, threads=settings.engine.threads, cache=settings.engine.cache)
-    engine = open_configured(on, other, source.path.parent, lambda text: log.info("engine", note=text))
+    engine, _ = open_configured(on, other, source.path.parent, lambda text: log.info("engine", note=text))
     model = model_of(other, engine, journal)
     state = CandidateState(model.bundle, serving_engine(engine), 0, 0, None, None, None)
     topic = templates(settings.topics).get("candidate")

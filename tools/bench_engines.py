@@ -6,8 +6,9 @@
 For each engine and batch: windows/s (median and best call), p50 and p99 of a call in milliseconds, the factor to torch
 eager on the training graph, the share of the machine's roofline, and CPU milliseconds of a lone window. The engines
 take turns of a quarter of a second, so that whatever else the machine does falls on all alike; ratios are the figures
-to cite, and a loaded machine is said to be one. The roofline is a float32 matrix product of NumPy's, in the same run,
-against FLOP a window counted from the network's sizes. An engine that does not open here is told with its reason.
+to cite, and a loaded machine is said to be one. The roofline is a float32 matrix product of NumPy's on all CPUs, in the
+same run, against FLOP a window counted from the network's sizes; a GPU has none here. Torch computes on the CPU. An engine
+that does not open is told with its reason.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
 from edge_rul.engines import Engine, open_engine
 from edge_rul.engines.cache import default_directory
-from edge_rul.engines.choose import installed
+from edge_rul.engines.choose import device_of, installed
 from edge_rul.engines.threads import usable_threads
 from edge_rul.errors import EdgeRulError
 
-BASELINE = "torch eager"
+BASELINE = "torch eager"  # on the CPU, whatever computes beside it
 _TURN = 0.25  # seconds
 
 
@@ -50,8 +51,8 @@ def flop(bundle: Bundle) -> float:
     return 2.0 * (cnn + lstm + attention + dense)
 
 
-def peak(threads: int) -> float:
-    """FLOP/s of a large float32 matrix product, the best of several."""
+def peak() -> float:
+    """FLOP/s of a large float32 matrix product on all CPUs that this process may use, the best of several."""
     a = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
     best = min(_seconds(lambda: a @ a) for _ in range(10))
     return 2 * 1024**3 / best
@@ -69,6 +70,8 @@ def candidates(
     """Every engine that opens here, of the wanted ones if any are named; what does not is told with its reason."""
     options: dict[str, dict[str, Any]] = {
         "onnxruntime": {"name": "onnxruntime"},
+        "onnxruntime cuda": {"name": "onnxruntime", "provider": "cuda"},
+        "onnxruntime tensorrt": {"name": "onnxruntime", "provider": "tensorrt"},
         "openvino": {"name": "openvino"},
         "openvino bfloat16": {"name": "openvino", "precision": "bfloat16"},
         "openvino int8": {"name": "openvino", "precision": "int8"},
@@ -102,17 +105,19 @@ def candidates(
     return found
 
 
-def open_unverified(bundle: Bundle, largest: int, threads: int, name: str, precision: str = "float32") -> Engine:
-    """The engine; one of reduced precision also where the bundle has no tolerance for it: this measures, it does not
-    serve."""
-    if precision == "float32" or precision in bundle.manifest.tolerance:
-        cache = default_directory()
-        return open_engine(name, bundle, max_batch=largest, threads=threads, precision=precision, cache=cache)
-    if name == "openvino" and "openvino" in installed():
+def open_unverified(
+    bundle: Bundle, largest: int, threads: int, name: str, precision: str = "float32", provider: str = "cpu"
+) -> Engine:
+    """The engine; OpenVINO's in a reduced precision also where the bundle has no tolerance for it: this measures, it
+    does not serve."""
+    if name == "openvino" and name in installed() and precision not in {"float32", *bundle.manifest.tolerance}:
         from edge_rul.engines.openvino import OpenVinoEngine  # noqa: PLC0415
 
         return OpenVinoEngine(bundle, max_batch=largest, threads=threads, precision=precision)
-    return open_engine(name, bundle, max_batch=largest, threads=threads, precision=precision)
+    cache = default_directory()
+    return open_engine(
+        name, bundle, max_batch=largest, threads=threads, precision=precision, provider=provider, cache=cache
+    )
 
 
 def measure(engines: dict[str, Engine], x: Array, seconds: float) -> dict[str, list[float]]:
@@ -148,7 +153,7 @@ def rows(
 ) -> Any:
     golden = bundle.golden_inputs
     engines = candidates(bundle, max(batches), threads, wanted, say)
-    top = peak(threads)
+    top = peak()
     result = []
     try:
         alone = {name: lone_cpu(engine, golden) for name, engine in engines.items()}
@@ -169,7 +174,8 @@ def rows(
                         "p50_ms": median * 1e3,
                         "p99_ms": float(np.percentile(calls, 99)) * 1e3,
                         "factor": base / median if base else None,
-                        "roofline": batch / median * flop(bundle) / top,
+                        # The CPU's, so it says nothing of a GPU.
+                        "roofline": batch / median * flop(bundle) / top if device_of(engines[name]) == "CPU" else None,
                         "lone_cpu_ms": alone[name],
                     }
                 )
@@ -219,9 +225,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for row in sorted(table["rows"], key=lambda r: (r["batch"], r["windows_per_s"])):
         factor = f"{row['factor']:.2f}x" if row["factor"] else "-"
+        share = f"{row['roofline']:.0%}" if row["roofline"] else "-"
         print(
             f"{row['engine']:<22}{row['batch']:>6}{row['windows_per_s']:>11.0f}{row['windows_per_s_best']:>8.0f}"
-            f"{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}{factor:>8}{row['roofline']:>10.0%}{row['lone_cpu_ms']:>13.1f}"
+            f"{row['p50_ms']:>9.2f}{row['p99_ms']:>9.2f}{factor:>8}{share:>10}{row['lone_cpu_ms']:>13.1f}"
         )
     return 0
 

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings, source = load_settings(args.config)
     notes: list[str] = []
-    bundle, engine = open_engine_and_bundle(settings, source, notes.append)  # which runs the golden windows
+    bundle, (engine, _) = open_engine_and_bundle(settings, source, notes.append)  # which runs the golden windows
     with engine:
         check_bundle(settings, source, bundle)
         build_transport(settings, source, None)

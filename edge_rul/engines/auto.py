@@ -21,6 +21,7 @@ from edge_rul.core.normalise import Array
 from edge_rul.engines import Engine
 from edge_rul.engines.cache import default_directory, write_json
 from edge_rul.engines.choose import NAME_A_GPU_ENGINE, ON_GPU, Options, installed, open_verified
+from edge_rul.engines.cuda import GpuTaken
 from edge_rul.engines.threads import usable_threads
 from edge_rul.errors import EngineError
 from edge_rul.kept import load
@@ -77,6 +78,7 @@ def _measure(
     x = np.resize(golden, (options.max_batch, *golden.shape[1:]))  # (max_batch, T, F)
     engines: dict[str, Engine] = {}
     refused: dict[str, str] = {}
+    taken: GpuTaken | None = None
     hint = ""
     try:
         for name in candidates:
@@ -84,8 +86,11 @@ def _measure(
                 engines[name] = open_verified(name, bundle, options)
             except EngineError as e:
                 refused[name], hint = e.problem, e.hint
+                taken = e if isinstance(e, GpuTaken) else taken
                 options.say(f"auto: {name} does not serve here: {e.problem}")
         if not engines:
+            if taken is not None:
+                raise taken
             reasons = "; ".join(f"{name}: {why}" for name, why in refused.items()) or "none is installed"
             raise EngineError("open", "auto", f"no engine serves this bundle: {reasons}", hint=_hint(options) or hint)
         rates = {name: len(x) / seconds for name, seconds in _times(engines, x).items()}

@@ -109,9 +109,10 @@ def store(entry: Entry, facts: Facts, blob: bytes, seconds: float) -> None:
 
 
 def note_parity(entry: Entry, parity: dict[str, float]) -> None:
-    """Put the figures into the sidecar of an engine that is kept. Raises OSError."""
+    """Put the figures into the sidecar of an engine that is kept, if it has none. Raises OSError."""
     sidecar = msgspec.json.decode(entry.sidecar.read_bytes(), type=Sidecar)
-    keep(entry.sidecar, _json(msgspec.structs.replace(sidecar, parity=parity)))
+    if sidecar.parity is None:
+        keep(entry.sidecar, _json(msgspec.structs.replace(sidecar, parity=parity)))
 
 
 def _json(value: Any) -> bytes:
@@ -162,8 +163,8 @@ class EngineCache:
     ) -> T:
         """What `load` makes of the engine for `facts`: the one that is here, or a new one of `build`.
 
-        load raises Unusable where the runtime refuses the bytes. build: None for `build: never`. command: what builds
-        the engine, for the error's hint. waiting: called while another process builds the same engine.
+        load raises Unusable where the runtime refuses the bytes. build: None for `build: never`. command: where and by
+        what the engine is built, for the error's hint. waiting: called while another process builds the same engine.
         Raises EngineError, and what load and build raise.
         """
         entry = self.entry(facts)
@@ -180,7 +181,7 @@ class EngineCache:
                 why = f"cannot be read: {e.strerror}"
             if build is None:
                 problem = f"the engine {entry.engine.name} {why}, and build is `never`"
-                raise EngineError("open engine", str(self.directory), problem, hint=f"build it with: {command}")
+                raise EngineError("open engine", str(self.directory), problem, hint=f"build it {command}")
             self._say(f"building {entry.engine.name}: it {why}")
             began = time.monotonic()
             blob = build()
@@ -206,13 +207,16 @@ class EngineCache:
 
     def _set_aside(self, entry: Entry, why: str, refusal: OSError | None) -> None:
         """Rename the entry's files to NAME.bad, for a person to look at. The last one of a name is kept."""
-        if refusal is not None:
-            self._say(f"engine {entry.engine.name} is passed over: {why}")
-        else:
-            self._say(f"engine {entry.engine.name} is set aside as {entry.engine.name}.bad: {why}")
-            for path in entry:
-                with contextlib.suppress(FileNotFoundError):
-                    path.replace(path.with_name(path.name + ".bad"))
+        if refusal is None:
+            try:
+                for path in entry:
+                    with contextlib.suppress(FileNotFoundError):
+                        path.replace(path.with_name(path.name + ".bad"))
+                self._say(f"engine {entry.engine.name} is set aside as {entry.engine.name}.bad: {why}")
+                return
+            except OSError as e:
+                why = f"{why}; {self.directory} does not let it be set aside: {e.strerror}"
+        self._say(f"engine {entry.engine.name} is passed over: {why}")
 
     @contextlib.contextmanager
     def alone(self, entry: Entry, waiting: Callable[[], None] = lambda: None) -> Iterator[OSError | None]:
@@ -222,8 +226,10 @@ class EngineCache:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # The lock's file stays: removing it would let two processes lock two files of one name.
-            handle = os.open(self.directory / f"{entry.engine.stem}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # To read is enough for a lock, also where somebody else made the file. It stays: removing it would let two
+            # processes lock two files of one name.
+            lock = self.directory / f"{entry.engine.stem}.lock"
+            handle = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as e:
             yield e
             return

@@ -94,9 +94,18 @@ def choose(name: str, bundle: Bundle, options: Options) -> Engine:
     return fastest(names, bundle, options)
 
 
-def open_configured(settings: EngineSettings, bundle: Bundle, base: Path, say: Say) -> Engine:
+class Opened(NamedTuple):
+    """lost: how many times the GPU was, where the settings would use it and the CPU serves for that; else 0."""
+
+    engine: Engine
+    lost: int
+
+
+def open_configured(settings: EngineSettings, bundle: Bundle, base: Path, say: Say) -> Opened:
     """The engine that the daemon's settings ask for, with its cache. base: where a relative `cache` starts."""
     cache = cache_directory(settings, base)
+    wanted = settings.name == "auto" or _on_gpu(settings.name, settings.provider)
+    lost = losses(cache) if wanted else 0
     options = Options(
         settings.max_batch,
         settings.threads,
@@ -107,13 +116,8 @@ def open_configured(settings: EngineSettings, bundle: Bundle, base: Path, say: S
         cache,
         say,
     )
-    return choose(settings.name, bundle, options)
-
-
-def gpu_losses(settings: EngineSettings, base: Path) -> int:
-    """How many times the GPU was lost, where these settings would use it and it is passed over for that; else 0."""
-    wanted = settings.name == "auto" or _on_gpu(settings.name, settings.provider)
-    return losses(cache_directory(settings, base)) if wanted else 0
+    engine = choose(settings.name, bundle, options)
+    return Opened(engine, lost if device_of(engine) == "CPU" else 0)
 
 
 def device_of(engine: Engine) -> Literal["CPU", "GPU"]:
@@ -138,9 +142,15 @@ def open_verified(name: str, bundle: Bundle, options: Options) -> Engine:
         hint = f"python -m pip install 'edge-rul[{extra}]'" if extra else "install the package again"
         hint += f"; {FOR_A_GPU}" if name in ON_GPU else ""
         raise EngineError("open", name, f"needs the Python package {module}, which is not installed", hint=hint)
-    engine = _open(name, bundle, options)
     try:
-        verify(engine, bundle)
+        engine = _open(name, bundle, options)
+    except ImportError as e:  # of a package that is there and does not load
+        problem = f"the Python package {_NEEDS[name][0]} is installed, but: {e}"
+        raise EngineError("open", name, problem, hint="install it and what it needs again") from e
+    try:
+        rul, logits = verify(engine, bundle)
+        if (note := getattr(engine, "note_parity", None)) is not None:  # one that is kept in a cache
+            note({"rul": rul, "logits": logits})
     except BaseException:
         engine.close()
         raise
@@ -175,4 +185,11 @@ def _open(name: str, bundle: Bundle, options: Options) -> Engine:
         return TorchEngine(bundle, max_batch=options.max_batch, threads=options.threads)
     from edge_rul.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(bundle, max_batch=options.max_batch, threads=options.threads, provider=options.provider)
+    return OnnxRuntimeEngine(
+        bundle,
+        max_batch=options.max_batch,
+        threads=options.threads,
+        provider=options.provider,
+        cache=options.cache or default_directory(),
+        say=options.say,
+    )

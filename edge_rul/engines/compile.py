@@ -24,7 +24,6 @@ from edge_rul.engines.cache import (
     check,
     default_directory,
     keep,
-    note_parity,
     store,
 )
 from edge_rul.engines.cuda import Cuda
@@ -122,7 +121,7 @@ def compile_command(
                 bundle, flavour, cache=directory, say=_say, precision=precision, max_batch=max_batch, build="never"
             ) as made:
                 rul, logits = verify(made, bundle)
-            note_parity(entry, {"rul": rul, "logits": logits})
+                made.note_parity({"rul": rul, "logits": logits})
             print(f"  golden windows off by {rul:.2g} {bundle.manifest.rul.unit}, {logits:.2g} in logits")
     except OSError as e:
         raise EngineError("compile", str(directory), f"cannot be used: {e.strerror}", hint="--cache DIR") from e
@@ -156,9 +155,11 @@ def _shown() -> Iterator[Progress | None]:
         if now - last < 0.1:
             return
         last = now
-        print(f"\r\x1b[2K  {phase} {step}/{steps}", end="", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone; an error in here would end the build
+            print(f"\r\x1b[2K  {phase} {step}/{steps}", end="", file=sys.stderr, flush=True)
 
     try:
         yield progress
     finally:
-        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)

@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_rul.core.normalise import Array
-from edge_rul.errors import EXIT_INTERNAL, EdgeRulError, EngineError
-
-EXIT_FATAL_CUDA = 71
+from edge_rul.errors import EXIT_FATAL_CUDA, EXIT_INTERNAL, EdgeRulError, EngineError
 
 # After these the context is lost: every later call fails too, and only a new process helps.
 _FATAL = frozenset(
     {
         214,  # uncorrectable memory error
         220,  # uncorrectable NVLink error
+        226,  # an error that the GPU contained, at the process's cost
         700,  # illegal address
         702,  # a kernel ran into the watchdog's limit
         709,  # context destroyed
@@ -33,10 +32,15 @@ _FATAL = frozenset(
         717,  # invalid address space
         718,  # invalid program counter
         719,  # launch failure
+        721,  # leak of tensor memory
+        810,  # the multi-process service ended this client
+        911,  # a device beside the GPU failed
         999,  # unknown
     }
 )
 _TAKEN = frozenset({2, 46})  # no memory is left, or another process has the device for itself
+_ROOM = 1 << 28  # bytes; where TensorRT gives up with less than this free, it was for want of it
+_NVIDIA_SMI = "other processes use the GPU: `nvidia-smi` tells which, and how much"
 _NO_DRIVER_OR_TOO_OLD = 35  # one code for both
 _TO_DEVICE, _TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
 
@@ -61,6 +65,16 @@ class Device(NamedTuple):
     driver: str
 
 
+def cuda_error(operation: str, object: str, code: int, problem: str) -> FatalCudaError | GpuTaken | None:
+    """What CUDA's error `code` is for the daemon, None where it is just an error."""
+    if code in _FATAL:
+        hint = "the process ends and starts anew; `dmesg` has the driver's own words (Xid)"
+        return FatalCudaError(operation, object, problem, hint=hint)
+    if code in _TAKEN:
+        return GpuTaken(operation, object, problem, hint=_NVIDIA_SMI)
+    return None
+
+
 class Cuda:
     """The current device. Addresses are plain integers; what was allocated is freed by its own counterpart.
 
@@ -71,11 +85,13 @@ class Cuda:
         if binding is None:
             try:
                 from cuda.bindings import runtime  # noqa: PLC0415
-            except ModuleNotFoundError:
+            except ImportError as e:  # absent, or its library does not load
+                absent = isinstance(e, ModuleNotFoundError)
                 raise EngineError(
                     "open GPU",
                     "cuda",
-                    "needs the Python package cuda-bindings, which is not installed",
+                    "needs the Python package cuda-bindings, which "
+                    + ("is not installed" if absent else f"does not load: {e}"),
                     hint="python -m pip install 'edge-rul[tensorrt]' or 'edge-rul[tensorrt-rtx]'",
                 ) from None
             binding = runtime
@@ -89,13 +105,8 @@ class Cuda:
 
     def _raise(self, name: str, error: Any) -> None:
         problem = f"{getattr(error, 'name', 'error')} ({int(error)})"
-        if int(error) in _FATAL:
-            hint = "the process ends and starts anew; `dmesg` has the driver's own words (Xid)"
-            raise FatalCudaError("CUDA", name, problem, hint=hint)
-        if int(error) in _TAKEN:
-            raise GpuTaken(
-                "CUDA", name, problem, hint="other processes use the GPU: `nvidia-smi` tells which, and how much"
-            )
+        if (known := cuda_error("CUDA", name, int(error), problem)) is not None:
+            raise known
         if int(error) == _NO_DRIVER_OR_TOO_OLD and (has := int(self._cuda.cudaDriverGetVersion()[1] or 0)):
             needs = int(self._cuda.cudaRuntimeGetVersion()[1])
             problem = f"the NVIDIA driver is for CUDA {_version(has)}, this cuda-bindings needs {_version(needs)}"
@@ -162,8 +173,17 @@ class Cuda:
         self._call("cudaStreamSynchronize", stream)
 
     def check(self) -> None:
-        """Raise what an earlier call left behind."""
+        """Raise what may be why TensorRT gave up, which does not tell itself.
+
+        It may have brought a CUDA runtime of its own, whose last error ours does not know: ours asks whether the
+        context still works, and whether memory is left.
+        """
         self._call("cudaGetLastError")
+        self._call("cudaDeviceSynchronize")
+        used, total = self.memory()
+        if total - used < _ROOM:
+            problem = f"{(total - used) >> 20} MiB of {total >> 20} are free"
+            raise GpuTaken("CUDA", "memory", problem, hint=_NVIDIA_SMI)
 
     def begin_capture(self, stream: int) -> None:
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal

@@ -8,6 +8,9 @@ go on on the CPU, and say so in a log only.
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +18,11 @@ import onnxruntime as ort
 
 from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
-from edge_rul.engines import check_input
+from edge_rul.engines import Say, check_input
+from edge_rul.engines.cuda import FatalCudaError, cuda_error
+from edge_rul.engines.failures import record_failure
 from edge_rul.engines.threads import usable_threads
-from edge_rul.errors import EngineError
+from edge_rul.errors import EdgeRulError, EngineError
 
 # Provider: ONNX Runtime's name of it, and its options. TF32 has 10 bits of mantissa, so it is no float32.
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -25,6 +30,7 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
     "tensorrt": ("TensorrtExecutionProvider", {}),
 }
+_CUDA_FAILURE = re.compile(r"CUDA failure (\d+)")  # as ONNX Runtime words what a CUDA call answered
 
 
 class OnnxRuntimeEngine:
@@ -33,10 +39,23 @@ class OnnxRuntimeEngine:
     version: str = ort.__version__
     precision = "float32"
 
-    def __init__(self, bundle: Bundle, *, max_batch: int = 32, threads: int = 0, provider: str = "cpu") -> None:
-        """threads: of one call; 0 takes as many as this process may use. Raises EngineError."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        max_batch: int = 32,
+        threads: int = 0,
+        provider: str = "cpu",
+        cache: Path | None = None,
+        say: Say = lambda _: None,
+    ) -> None:
+        """threads: of one call; 0 takes as many as this process may use. cache: where the loss of a GPU is counted.
+
+        Raises EngineError, or FatalCudaError where a provider's GPU is lost.
+        """
         self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
         self.max_batch = max_batch
+        self._cache, self._say = cache, say
         self._window = bundle.manifest.window
         self._inputs = bundle.manifest.network.c_in
         self._classes = len(bundle.manifest.classes)
@@ -75,10 +94,11 @@ class OnnxRuntimeEngine:
         providers: list[Any] = [(wanted, settings)]
         if provider == "tensorrt":
             providers.append(_PROVIDERS["cuda"])
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the provider has no option for it; read by NVIDIA's libraries
         try:
             session = ort.InferenceSession(str(bundle.graph), options, providers=providers)
         except Exception as e:  # onnxruntime raises classes of its own C++ module
-            raise EngineError("open", str(bundle.graph), f"ONNX Runtime {self.version} refuses the graph: {e}") from e
+            raise self._failed("open", str(bundle.graph), f"ONNX Runtime {self.version} refuses the graph: {e}") from e
         if not (used := session.get_providers()) or used[0] != wanted:
             raise EngineError(
                 "open",
@@ -87,6 +107,14 @@ class OnnxRuntimeEngine:
                 hint="the GPU's driver or its CUDA libraries do not load; `nvidia-smi` and ONNX Runtime's log say why",
             )
         return session
+
+    def _failed(self, operation: str, object: str, problem: str) -> EdgeRulError:
+        """What the failure is for the daemon; one that ends the process is counted."""
+        told = _CUDA_FAILURE.search(problem)
+        found = cuda_error(operation, object, int(told[1]), problem) if told else None
+        if isinstance(found, FatalCudaError) and self._cache is not None:
+            record_failure(self._cache, self._say)
+        return found or EngineError(operation, object, problem)
 
     def infer(self, x: Array) -> tuple[Array, Array]:
         if self._session is None:
@@ -97,7 +125,7 @@ class OnnxRuntimeEngine:
         try:
             rul, logits = self._session.run(["rul", "logits"], {"x": x})
         except Exception as e:  # onnxruntime raises classes of its own C++ module
-            raise EngineError("infer", self.name, f"ONNX Runtime failed: {e}") from e
+            raise self._failed("infer", self.name, f"ONNX Runtime failed: {e}") from e
         if rul.shape != (len(x),) or logits.shape != (len(x), self._classes):
             raise EngineError("infer", self.name, f"answered {rul.shape} and {logits.shape} to {x.shape}")
         return rul, logits

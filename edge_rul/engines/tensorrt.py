@@ -19,7 +19,7 @@ import numpy as np
 from edge_rul.bundle import Bundle
 from edge_rul.core.normalise import Array
 from edge_rul.engines import Say, check_input
-from edge_rul.engines.cache import EngineCache, Facts, Profile, Unusable, keep
+from edge_rul.engines.cache import EngineCache, Facts, Profile, Unusable, keep, note_parity
 from edge_rul.engines.cuda import Cuda, FatalCudaError
 from edge_rul.engines.failures import record_failure
 from edge_rul.engines.flavour import Flavour, Target
@@ -79,7 +79,9 @@ class TensorRtEngine:
             device = self._cuda.device()
             profile = profile_for(max_batch)
             facts = facts_for(bundle, flavour, flavour.place(device, None), precision, profile)
-            self._engine = EngineCache(cache, say).open(
+            kept = EngineCache(cache, say)
+            self._entry = kept.entry(facts)
+            self._engine = kept.open(
                 facts,
                 self._deserialize,
                 None if build == "never" else lambda: self._build(bundle, profile),
@@ -94,9 +96,19 @@ class TensorRtEngine:
                 self.close()
                 raise
 
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """The batch sizes that have a graph."""
+        return tuple(self._graphs)
+
     def gpu_memory(self) -> tuple[int, int]:
         """Bytes of the GPU's memory in use, by anybody, and in all. Any thread may ask. Raises as `Cuda` does."""
         return self._cuda.memory()
+
+    def note_parity(self, parity: dict[str, float]) -> None:
+        """Keep beside the engine how far it was off, where it is kept."""
+        with contextlib.suppress(OSError):  # which was told when it could not be kept
+            note_parity(self._entry, parity)
 
     @contextlib.contextmanager
     def _losses_counted(self) -> Iterator[None]:
@@ -110,7 +122,11 @@ class TensorRtEngine:
     def _build(self, bundle: Bundle, profile: Profile) -> bytes:
         from edge_rul.engines.compile import build_engine  # noqa: PLC0415
 
-        return build_engine(bundle, self._flavour, self.precision, profile, None, self._directory, say=self._say)
+        try:
+            return build_engine(bundle, self._flavour, self.precision, profile, None, self._directory, say=self._say)
+        except EngineError:
+            self._cuda.check()  # kernels are tried on the GPU while an engine is built
+            raise
 
     def _deserialize(self, blob: bytes) -> Any:
         """Raises Unusable."""
@@ -151,6 +167,7 @@ class TensorRtEngine:
     def _new_context(self, kernels: bytes = b"") -> tuple[Any, Any]:
         context, cache = self._flavour.context(self._engine, kernels, self._say)
         if context is None:
+            self._cuda.check()
             raise EngineError("open", self.name, f"no execution context: {self._flavour.said()}")
         for name, address in self._device.items():
             context.set_tensor_address(name, address)
@@ -206,7 +223,12 @@ class TensorRtEngine:
         if self._closed:
             return
         self._closed = True
-        self._keep_kernels()
+        try:
+            self._keep_kernels()
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
         # Contexts before the memory that they point into.
         self._graphs, self._context, self._kernels = {}, None, None
         self._engine = self._runtime = None
@@ -219,9 +241,11 @@ class TensorRtEngine:
         cache = getattr(self, "_kernels", None)
         if cache is None:
             return
+        if (found := cache.serialize()) is None:  # as may be after an error of the GPU, which is what counts then
+            self._say(f"{self.name} does not hand out its compiled kernels: {self._flavour.said()}")
+            return
         try:
-            kernels = bytes(memoryview(cache.serialize()))
-            if kernels != self._kept:
+            if (kernels := bytes(memoryview(found))) != self._kept:
                 keep(self._kernels_file, kernels)
         except OSError as e:
             self._say(f"{self._kernels_file.parent} cannot keep the compiled kernels: {e.strerror}")
@@ -234,9 +258,10 @@ class TensorRtEngine:
 
 
 def command(bundle: Bundle, facts: Facts, cache: Path, flavour: Flavour) -> str:
-    """What a person types to build this engine: here, or elsewhere where the flavour builds ahead of time."""
+    """Where this engine can be built, and what a person types there."""
     words = ["edge-rul", "compile", str(bundle.path), "--engine", facts.flavour, "--precision", facts.precision]
     words += ["--max-batch", str(facts.profile.max)]
     if flavour.builds_ahead:
         words += ["--target", Target(facts.compute_capability.replace(".", "")).compute_capability]
-    return shlex.join([*words, "--cache", str(cache)])
+    where = "on any machine, and copy it into the cache" if flavour.builds_ahead else "on this machine"
+    return f"{where}: {shlex.join([*words, '--cache', str(cache)])}"

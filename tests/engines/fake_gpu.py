@@ -44,6 +44,7 @@ class FakeCuda:
     def __init__(self, name: str = "Fake GPU", capability: tuple[int, int] = (8, 9), driver: int = 13050) -> None:
         self.properties = SimpleNamespace(name=name.encode(), major=capability[0], minor=capability[1])
         self.driver = driver
+        self.others = 0  # bytes that other processes hold
         self.memory: dict[int, Any] = {}  # of the device
         self.pinned: dict[int, Any] = {}
         self.streams: dict[int, list[Work]] = {}
@@ -100,7 +101,10 @@ class FakeCuda:
 
     def cudaMemGetInfo(self) -> tuple[Any, ...]:
         used = sum(len(buffer) for buffer in self.memory.values())
-        return OK, 8 * 2**30 - used, 8 * 2**30
+        return OK, 8 * 2**30 - used - self.others, 8 * 2**30
+
+    def cudaDeviceSynchronize(self) -> tuple[Any, ...]:
+        return (OK,)
 
     def cudaGetLastError(self) -> tuple[Any, ...]:
         return (OK,)

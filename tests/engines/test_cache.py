@@ -78,7 +78,7 @@ def test_each_fact_is_part_of_the_key(box: Builder, field: str) -> None:
 def test_never_is_an_error_that_names_the_command(box: Builder) -> None:
     with pytest.raises(EngineError, match="is not in the cache, and build is `never`") as caught:
         box.open(never=True)
-    assert caught.value.hint == f"build it with: {COMMAND}"
+    assert caught.value.hint == f"build it {COMMAND}"
     assert caught.value.exit_code == EXIT_CONFIG
     assert box.builds == 0
 
@@ -236,6 +236,33 @@ def test_a_damaged_engine_in_a_read_only_directory_is_passed_over(read_only: Bui
     assert read_only.open() == "engine 2"
     assert "is passed over: 3 bytes, not the 8" in read_only.said[0]
     assert list(read_only.cache.directory.glob("*.bad")) == []
+
+
+def test_a_damaged_engine_that_may_not_be_renamed_is_passed_over(box: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is ours from a time when the directory was."""
+    box.open()
+    truncate(*box.cache.entry(FACTS))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    box.said.clear()
+    assert box.open() == "engine 2"
+    assert "is passed over: 3 bytes, not the 8" in box.said[0]
+    assert "does not let it be set aside: Permission denied" in box.said[0]
+
+
+def test_a_lock_that_somebody_else_made_is_enough(box: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root's is for the daemon's user, who may read it and no more."""
+    box.cache.directory.mkdir()
+    with box.cache.alone(box.cache.entry(FACTS)):
+        pass
+    flags = []
+    real = os.open
+    monkeypatch.setattr("edge_rul.engines.cache.os.open", lambda p, f, *a: flags.append(f) or real(p, f, *a))
+    assert box.open() == "engine 1"
+    assert [f & (os.O_WRONLY | os.O_RDWR) for f in flags[:1]] == [0]
 
 
 def test_a_real_read_only_directory(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from conftest import absent
 
 from edge_rul.bundle import Bundle
 from edge_rul.config import EngineSettings
-from edge_rul.engines import auto, choose, open_engine
+from edge_rul.engines import auto, choose, failures, open_engine
 from edge_rul.engines.auto import Choice
 from edge_rul.engines.choose import cache_directory, installed, open_configured
+from edge_rul.engines.cuda import FatalCudaError, GpuTaken
 from edge_rul.engines.threads import usable_threads
-from edge_rul.errors import EXIT_CONFIG, EngineError
+from edge_rul.errors import EXIT_CONFIG, EXIT_FATAL_CUDA, EXIT_INTERNAL, EngineError
 from edge_rul.kept import load
 
 
@@ -35,6 +36,7 @@ class Watched:
         self.closed: list[str] = []
         self.seconds = {"onnxruntime": 2.0, "openvino": 1.0}
         self.refuses: set[str] = set()
+        self.refusal: type[EngineError] = EngineError
         self.installed = {"onnxruntime": "1", "openvino": "1"}
         closed = self.closed
 
@@ -50,7 +52,7 @@ class Watched:
         def opened(name: str, bundle: Bundle, options: Any) -> Any:
             self.opened.append(name)
             if name in self.refuses:
-                raise EngineError("open", name, "will not")
+                raise self.refusal("open", name, "will not", hint="ask them")
             return Fake(name)
 
         monkeypatch.setattr(auto, "open_verified", opened)
@@ -223,7 +225,8 @@ def test_a_precision_that_an_engine_does_not_have(tiny_bundle: Bundle) -> None:
 def test_the_daemons_settings_reach_the_engine(tiny_bundle: Bundle, tmp_path: Path, said: list[str]) -> None:
     settings = EngineSettings(name="onnxruntime", max_batch=5, cache="engines")
     assert cache_directory(settings, tmp_path) == tmp_path / "engines"
-    with open_configured(settings, tiny_bundle, tmp_path, said.append) as engine:
+    engine, _ = open_configured(settings, tiny_bundle, tmp_path, said.append)
+    with engine:
         assert (engine.name, engine.max_batch) == ("onnxruntime", 5)
 
 
@@ -241,6 +244,39 @@ def test_the_settings_name_no_pair_that_does_not_exist() -> None:
             EngineSettings(**options)
     EngineSettings(name="onnxruntime", provider="cuda", require_gpu=True)
     EngineSettings(name="tensorrt_rtx", precision="float16", require_gpu=True)
+
+
+@pytest.mark.parametrize(("refusal", "exit_code"), [(EngineError, EXIT_CONFIG), (GpuTaken, EXIT_INTERNAL)])
+def test_auto_with_require_gpu_starts_again_where_others_hold_the_gpu(
+    watched: Watched, tiny_bundle: Bundle, tmp_path: Path, said: list[str], refusal: Any, exit_code: int
+) -> None:
+    watched.installed["tensorrt"] = "10.3"
+    watched.refuses, watched.refusal = {"tensorrt"}, refusal
+    with pytest.raises(EngineError, match="will not") as caught:
+        start(tiny_bundle, tmp_path, said, require_gpu=True)
+    assert caught.value.exit_code == exit_code
+    assert (caught.value.hint == "ask them") == (refusal is GpuTaken)
+
+
+@pytest.mark.parametrize("error", [ImportError("libx.so: cannot open shared object file"), ModuleNotFoundError("no x")])
+def test_a_package_that_does_not_load_is_passed_over_by_auto_and_refused_by_name(
+    tiny_bundle: Bundle, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, error: ImportError
+) -> None:
+    whole = choose._open
+
+    def broken(name: str, *arguments: Any) -> Any:
+        if name == "openvino":
+            raise error
+        return whole(name, *arguments)
+
+    monkeypatch.setattr(choose, "_open", broken)
+    for module in (auto, choose):
+        monkeypatch.setattr(module, "installed", lambda: {"onnxruntime": "1", "openvino": "1"})
+    assert start(tiny_bundle, tmp_path, said) == "onnxruntime"
+    assert said[0] == f"auto: openvino does not serve here: the Python package openvino is installed, but: {error}"
+    with pytest.raises(EngineError, match="is installed, but") as caught:
+        open_engine("openvino", tiny_bundle, cache=tmp_path)
+    assert caught.value.exit_code == EXIT_CONFIG
 
 
 # -- ONNX Runtime's providers ---------------------------------------------------------------------------------------
@@ -270,22 +306,58 @@ def test_a_provider_that_onnx_runtime_drops_silently_is_refused(
         return real(path, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     with pytest.raises(EngineError, match="ONNX Runtime took CPUExecutionProvider"):
         open_engine("onnxruntime", tiny_bundle, provider=provider)
+    assert (os.environ["NVIDIA_TF32_OVERRIDE"] == "0") == (provider == "tensorrt"), "which has no option for TF32"
     assert ("CUDAExecutionProvider", {"use_tf32": "0"}) in asked
 
 
 def test_a_run_that_fails_is_the_engines_error(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a GPU provider loses its GPU: a new bundle that fails so is taken out again."""
+    """A new bundle that fails so is taken out again."""
     with open_engine("onnxruntime", tiny_bundle) as engine:
-
-        class Failing:
-            def run(self, *_: Any) -> None:
-                raise RuntimeError("CUDA failure 719")
-
-        monkeypatch.setattr(engine, "_session", Failing())
-        with pytest.raises(EngineError, match="ONNX Runtime failed: CUDA failure 719"):
+        monkeypatch.setattr(engine, "_session", Failing("Invalid input"))
+        with pytest.raises(EngineError, match="ONNX Runtime failed: Invalid input"):
             engine.infer(tiny_bundle.golden_inputs)
+
+
+class Failing:
+    """A session that fails."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def run(self, *_: Any) -> None:
+        raise RuntimeError(self.message)
+
+
+def test_a_gpu_that_a_provider_loses_ends_the_process_and_is_counted(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of ONNX Runtime, which has no other way to tell."""
+    told = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=box ; expr=cudaMemcpyAsync"
+    for count in range(1, failures.LIMIT + 1):
+        with open_engine("onnxruntime", tiny_bundle, cache=tmp_path) as engine:
+            monkeypatch.setattr(engine, "_session", Failing(told))
+            with pytest.raises(FatalCudaError, match="CUDA failure 700") as caught:
+                engine.infer(tiny_bundle.golden_inputs)
+        assert caught.value.exit_code == EXIT_FATAL_CUDA
+        assert (failures.losses(tmp_path) > 0) == (count == failures.LIMIT)
+
+
+def test_a_provider_whose_gpu_is_full_is_tried_again_by_the_next_start(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    with pytest.raises(GpuTaken, match="out of memory") as caught:
+        open_engine("onnxruntime", tiny_bundle, provider="cuda", cache=tmp_path)
+    assert caught.value.exit_code == EXIT_INTERNAL
 
 
 # -- OpenVINO -------------------------------------------------------------------------------------------------------

@@ -483,6 +483,15 @@ def test_an_engine_whose_answer_depends_on_the_batch_is_refused(
         verify(Moody(tiny_bundle, mood), tiny_bundle)
 
 
+def test_an_engine_that_only_fails_in_a_full_batch_is_refused(tiny_bundle: Bundle) -> None:
+    """Larger than all that the golden windows fill by themselves."""
+    moody = Moody(tiny_bundle, lambda x: 3e-4 * (len(x) == 64))
+    verify(moody, tiny_bundle)
+    moody.max_batch = 64
+    with pytest.raises(EngineError, match="a window in a batch of 64 moves"):
+        verify(moody, tiny_bundle)
+
+
 def test_dynamic_quantisation_is_refused(tmp_path: Path) -> None:
     """The case that the rule is made for: ONNX Runtime scales a dynamic int8 layer's input over the whole batch."""
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import absent
-from engines.fake_gpu import HEADER, FakeCuda, fake_tensorrt
+from engines.fake_gpu import HEADER, FakeCuda, RuntimeCache, fake_tensorrt
 from engines.test_conformance import windows
 
 from edge_rul import kept
 from edge_rul.bundle import Bundle
 from edge_rul.engines import failures, open_engine, verify
-from edge_rul.engines.cuda import EXIT_FATAL_CUDA, Cuda, FatalCudaError
+from edge_rul.engines.cuda import Cuda, FatalCudaError, GpuTaken
 from edge_rul.engines.failures import gpu_given_up
 from edge_rul.engines.flavour import Flavour, Target, parse_target
 from edge_rul.engines.tensorrt import TensorRtEngine
-from edge_rul.errors import EXIT_CONFIG, EXIT_INTERNAL, EngineError
+from edge_rul.errors import EXIT_CONFIG, EXIT_FATAL_CUDA, EXIT_INTERNAL, EngineError
 
 MAX_BATCH = 20
 
@@ -66,7 +66,8 @@ def test_it_tells_how_full_the_gpu_is(box: Box) -> None:
 
 CONSTANTS = ["cudaStreamNonBlocking", "cudaMemcpyKind", "cudaStreamCaptureMode"]
 GIVES_BACK = ["cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaGraphDestroy", "cudaGraphExecDestroy"]
-ASKS = {"cudaMemGetInfo", "cudaRuntimeGetVersion", "cudaGetLastError"}  # of no batch; their tests are below
+# Of no batch; their tests are below.
+ASKS = {"cudaMemGetInfo", "cudaRuntimeGetVersion", "cudaGetLastError", "cudaDeviceSynchronize"}
 CALLS = sorted({name for name in dir(FakeCuda) if name.startswith("cuda")} - {*GIVES_BACK, *ASKS, *CONSTANTS})
 
 
@@ -154,6 +155,87 @@ def test_an_engine_is_not_blamed_for_a_gpu_that_is_full(box: Box, monkeypatch: p
         box.open(build="never")
     monkeypatch.undo()
     box.open(build="never").close()
+
+
+FULL = 8 * 2**30 - 1000  # bytes that others hold
+
+
+def deserialised(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.open().close()
+    monkeypatch.setattr(box.module.Runtime, "deserialize_cuda_engine", lambda self, blob: None)
+
+
+def built(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box.module.Builder, "build_serialized_network", lambda *_: None)
+
+
+def set_up(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.module.has_no_context = True
+
+
+@pytest.mark.parametrize("cannot_be", [deserialised, built, set_up])
+def test_where_tensorrt_gives_up_cuda_is_asked_why(box: Box, monkeypatch: pytest.MonkeyPatch, cannot_be: Any) -> None:
+    """TensorRT may have a CUDA runtime of its own, whose last error is not ours."""
+    cannot_be(box, monkeypatch)
+    box.cuda.fail("cudaDeviceSynchronize", 719)
+    with pytest.raises(FatalCudaError, match="cudaDeviceSynchronize"):
+        box.open()
+    assert len(kept.load(box.cache / "gpu-failures.json", failures.Failures).times) == 1
+    box.cuda.others = FULL
+    with pytest.raises(GpuTaken, match="MiB of 8192 are free"):
+        box.open()
+    assert box.cuda.leaks == {}
+    assert list(box.cache.glob("*.bad")) == [], "the engine is not to blame"
+
+
+def test_kernels_that_a_lost_gpu_does_not_hand_out_do_not_hide_the_loss(
+    tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box(tmp_path, tiny_bundle, rtx=True)
+    monkeypatch.setattr(RuntimeCache, "serialize", lambda self: None)
+    with pytest.raises(FatalCudaError), box.open() as engine:
+        box.cuda.fail("cudaStreamSynchronize", 719)
+        engine.infer(windows(tiny_bundle, 2))
+    assert box.cuda.leaks == {}
+    assert "does not hand out its compiled kernels" in box.said[-1]
+
+
+def test_how_far_an_engine_was_off_is_kept_beside_it_by_its_first_start(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from edge_rul.engines import cache, choose, flavour, tensorrt
+
+    name = "tensorrt_rtx" if box.rtx else "tensorrt"
+    monkeypatch.setattr(tensorrt, "Cuda", lambda: Cuda(box.cuda))
+    monkeypatch.setattr(choose, "installed", lambda: {name: "1"})
+    monkeypatch.setattr(flavour, "importlib", SimpleNamespace(import_module=lambda _: box.module))
+    found = []
+    for _ in range(2):
+        open_engine(name, box.bundle, max_batch=MAX_BATCH, cache=box.cache).close()
+        sidecar = next(path for path in box.cache.glob("*.json"))
+        found.append((kept.load(sidecar, cache.Sidecar).parity, sidecar.stat().st_mtime_ns))
+    assert found[0][0] is not None
+    assert 0 <= found[0][0]["rul"] <= 1e-3
+    assert found[1] == found[0], "once"
+
+
+def test_each_captured_graph_is_verified(tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a program of its own; one that no golden window comes by would serve unseen."""
+    box = Box(tmp_path, tiny_bundle, capturable=True)
+    with box.open() as engine:
+        assert engine.captured == (1, 4, 16, 20)
+        verify(engine, tiny_bundle)
+        whole = engine.infer
+
+        def off(x: Any) -> Any:
+            rul, logits = whole(x)
+            return (rul + 1.0, logits) if len(x) == 4 else (rul, logits)
+
+        monkeypatch.setattr(engine, "infer", off)
+        with pytest.raises(EngineError, match="a window in a batch of 4 moves by up to 1 cycles"):
+            verify(engine, tiny_bundle)
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(2, EXIT_INTERNAL), (46, EXIT_INTERNAL), (100, EXIT_CONFIG)])
@@ -302,6 +384,7 @@ def test_never_build_says_what_to_run(box: Box) -> None:
         box.open(build="never")
     assert "edge-rul compile" in caught.value.hint
     assert f"--max-batch {MAX_BATCH}" in caught.value.hint
+    assert ("build it on any machine" if box.rtx else "build it on this machine") in caught.value.hint
     assert ("--target 8.9" in caught.value.hint) == box.rtx
     assert box.module.builds == 0
 

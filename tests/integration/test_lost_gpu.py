@@ -10,15 +10,20 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import paho.mqtt.client as paho
+import pytest
 from conftest import Broker
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_rul.bundle import Bundle
 from edge_rul.engines import failures
-from edge_rul.engines.cuda import EXIT_FATAL_CUDA
+from edge_rul.engines.cuda import FatalCudaError
+from edge_rul.errors import EXIT_FATAL_CUDA
+from edge_rul.reload import Reload
 
 CONFIG = """
 bundle: {bundle}
@@ -49,13 +54,39 @@ def test_the_alarm_stands_while_the_cpu_serves_for_a_lost_gpu(
     client.loop_start()
     log = tmp_path / "daemon.log"
     try:
-        with running(config, tmp_path, log):
+        with running(config, tmp_path, log) as daemon:
             found = states.get(timeout=60)
             assert (found["state"], found["value"]) == ("active", failures.LIMIT + 1)
             status = statuses.get(timeout=60)
             assert status["problems"] == ["CPU serves: GPU given up after 4 failures"]
             assert status["words"].endswith("on the CPU; CPU serves: GPU given up after 4 failures")
             assert status["engine"]["device"] == "CPU"
+
+            # Over the hour or not, the CPU serves until an engine is opened anew.
+            (cache / "gpu-failures.json").rename(tmp_path / "failures")
+            text = config.read_text()
+            config.write_text(text.replace("format: json", "format: json, level: debug"))
+            daemon.send_signal(signal.SIGHUP)
+            while (status := statuses.get(timeout=60))["reload"] is None:
+                pass
+            assert (status["reload"]["changed"], status["problems"]) == (
+                ["log"],
+                ["CPU serves: GPU given up after 4 failures"],
+            )
+            config.write_text(text.replace("cache: cache", "cache: cache, max_batch: 8"))
+            daemon.send_signal(signal.SIGHUP)
+            while (found := states.get(timeout=60))["state"] == "active":
+                pass
+            assert (found["state"], found["value"]) == ("normal", 0)
+            while (status := statuses.get(timeout=60))["reload"]["changed"] == ["log"]:
+                pass
+            assert status["problems"] == []
+            (tmp_path / "failures").rename(cache / "gpu-failures.json")
+            config.write_text(text)
+            daemon.send_signal(signal.SIGHUP)
+            while (found := states.get(timeout=60))["state"] == "normal":
+                pass
+            assert found["value"] == failures.LIMIT + 1
         assert "auto passes the GPU over: the GPU was lost 4 times" in log.read_text()
 
         (cache / "gpu-failures.json").unlink()
@@ -63,7 +94,8 @@ def test_the_alarm_stands_while_the_cpu_serves_for_a_lost_gpu(
             while (found := states.get(timeout=60))["state"] == "active":
                 pass  # a state that stands goes to a new session once more
             assert (found["state"], found["value"]) == ("normal", 0)
-            assert statuses.get(timeout=60)["problems"] == []
+            while statuses.get(timeout=60)["problems"]:
+                pass
     finally:
         client.disconnect()
         client.loop_stop()
@@ -127,6 +159,27 @@ def test_a_gpu_that_is_lost_ends_the_process_which_is_counted(
     assert len(json.loads((tmp_path / "cache" / "gpu-failures.json").read_bytes())["times"]) == 1
 
 
+def test_a_gpu_that_is_lost_while_a_reload_opens_an_engine_ends_the_process() -> None:
+    """What serves may compute on the same GPU, in the same context: refusing the reload would not save it."""
+    worker, transport = SimpleNamespace(failure=""), SimpleNamespace(wake=lambda: None)
+    serving: Any = SimpleNamespace(source=SimpleNamespace(path=Path("edge-rul.yaml")))
+    nobody: Any = SimpleNamespace(info=lambda *_, **__: None)
+    reload = Reload(serving, worker=worker, transport=transport, board=nobody, server=None, log=nobody)  # type: ignore[arg-type]
+    done = threading.Event()
+
+    def lost(*_: object) -> None:
+        raise FatalCudaError("CUDA", "cudaMalloc", "cudaError719 (719)")
+
+    transport.wake = done.set
+    with mock.patch("edge_rul.reload.read", lost):
+        reload.ask()
+        done.clear()
+        reload.step()
+        assert done.wait(30)
+        with pytest.raises(FatalCudaError):
+            reload.step()
+
+
 class running:  # noqa: N801
     """A daemon with this configuration, ended by SIGTERM at the block's end."""
 
@@ -135,9 +188,10 @@ class running:  # noqa: N801
         self.environment = {**os.environ, "STATE_DIRECTORY": str(directory / "state")}
         self.log = log
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as err:
             self.process = subprocess.Popen(self.command, stderr=err, env=self.environment)
+        return self.process
 
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGTERM)
