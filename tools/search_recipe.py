@@ -6,12 +6,14 @@ SEARCH.yaml names the configuration to vary, of whatever data set, the validatio
 the keys that it changes (see configs/search). A candidate is judged by windows of the validation assets, which are
 drawn from what the configuration leaves after its calibration assets: those, and every test set, decide nothing. The
 tree of `training/tree.py` and the mean of the labels are of the same split. With `judge: teachers` no network is
-trained: the teachers that it would learn from answer the windows themselves, which takes a tenth of the time.
+trained: the teachers that it would learn from answer the windows themselves, which takes a tenth of the time. Where
+the recipe stops early, a network is judged as of its best epoch, which is the one that would ship.
 
 Runs go candidate by candidate through the first split, then through the next, so that an early end leaves a fair table.
 Each result is a line of results.jsonl in the output directory; a run that stands there is not made again, so the
-command can be broken off and started again. No run begins after --minutes. The table, in Markdown, is written to
-results.md and printed.
+command can be broken off and started again. No run begins that would pass the end of --minutes if it took as long as
+the longest of its subset has. The table, in Markdown, is written to results.md and printed: of the runs of this search
+as its files are now, though results.jsonl may hold those of an earlier base or of other candidates too.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edge_rul.core.normalise import Array
+    from edge_rul.training.fit import Fitted
     from edge_rul.training.prepared import Prepared
     from edge_rul.training.progress import Progress
+    from edge_rul.training.run import Epoch
     from edge_rul.training.settings import TrainingSettings
 
 Keys = dict[str, Any]
@@ -82,6 +86,16 @@ class Figures(msgspec.Struct, frozen=True):
     nasa: float | None = None
 
 
+class Planned(NamedTuple):
+    """A run that the search asks for, by all its keys. key: a hash of what decides its figures. The rest as Result."""
+
+    key: str
+    subset: str
+    candidate: str
+    split: int
+    keys: Keys
+
+
 class Result(msgspec.Struct, frozen=True):
     """subset: or the configuration's name, where the data set has none. split: its fold or its seed."""
 
@@ -100,6 +114,21 @@ def merged(base: Keys, change: Keys) -> Keys:
         same = isinstance(value, dict) and isinstance(old, dict) and not {"name", "kind"} & value.keys()
         out[key] = merged(old, value) if same else value  # type: ignore[arg-type]
     return out
+
+
+def planned(search: Search, directory: Path) -> Iterator[Planned]:
+    """The search's runs in their order. directory: that its base is relative to."""
+    subsets: list[str | None] = [*(search.subsets or [None])]
+    bases = {s: load_yaml(directory / search.base_of(s), dict[str, Any]) for s in subsets}
+    for split in search.splits:
+        for subset in subsets:
+            for name, change in search.candidates.items():
+                keys = merged(merged(bases[subset], search.common), change)
+                keys = merged(keys, {"dataset": {"subset": subset}}) if subset else keys
+                keys["validation"] = split
+                content = json.dumps([keys, search.stride, search.judge], sort_keys=True).encode()
+                key = hashlib.sha256(content).hexdigest()[:16]
+                yield Planned(key, subset or keys["name"], name, split.get("fold", split.get("seed", 0)), keys)
 
 
 def run(keys: Keys, data: Path, stride: int, judge: Judge = "network") -> Figures:
@@ -127,7 +156,7 @@ def run(keys: Keys, data: Path, stride: int, judge: Judge = "network") -> Figure
             reached, own = score(answers, seen), answers[0]
         else:
             fitted = fit.fit(training, validation, settings, shown)
-            reached, own = fitted.epochs[-1].validation, None
+            reached, own = judged_epoch(fitted, settings).validation, None
             if settings.dataset.detection is not None:  # the rest was judged while training
                 own, _ = predict(fitted.model, prepare(validation, settings, fitted.transform))
     assert reached is not None
@@ -160,6 +189,12 @@ def run(keys: Keys, data: Path, stride: int, judge: Judge = "network") -> Figure
         tree_auc=auc(answer),
         nasa=reached.nasa_score / max(1, int(judges.sum())) if settings.rul.unit == "cycles" else None,
     )
+
+
+def judged_epoch(fitted: Fitted, settings: TrainingSettings) -> Epoch:
+    """The epoch whose model would ship: the best where the recipe stops early, else the last."""
+    told = {e.validation.rmse: e for e in fitted.epochs if e.validation is not None}
+    return fitted.epochs[-1] if settings.recipe.early_stopping is None else told[min(told)]
 
 
 def _of_teachers(settings: TrainingSettings, learn: Prepared, asked: Prepared, shown: Progress) -> tuple[Array, Array]:
@@ -230,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("search", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="results.jsonl and results.md go there")
-    parser.add_argument("--minutes", type=float, default=60.0, help="no run begins after this")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no run begins that would go on after this")
     parser.add_argument("--threads", type=int, default=1, help="torch's; 1 is best beside other work")
     options = parser.parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `edge-rul train` has it
@@ -238,35 +273,33 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(options.threads)
     search = load_yaml(options.search, Search)
-    subsets: list[str | None] = [*(search.subsets or [None])]
-    bases = {s: load_yaml(options.search.parent / search.base_of(s), dict[str, Any]) for s in subsets}
+    runs = list(planned(search, options.search.parent))
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "results.jsonl"
     done = [msgspec.json.decode(line, type=Result) for line in log.read_bytes().splitlines()] if log.exists() else []
     end = time.monotonic() + 60 * options.minutes
-    for split in search.splits:
-        number = split.get("fold", split.get("seed", 0))
-        for subset in subsets:
-            for name, change in search.candidates.items():
-                keys = merged(merged(bases[subset], search.common), change)
-                keys = merged(keys, {"dataset": {"subset": subset}}) if subset else keys
-                keys["validation"] = split
-                key = hashlib.sha256(
-                    json.dumps([keys, search.stride, search.judge], sort_keys=True).encode()
-                ).hexdigest()[:16]
-                if any(r.key == key for r in done) or time.monotonic() > end:
-                    continue
-                of = subset or keys["name"]
-                print(f"{of}, split {number}: {name}", file=sys.stderr, flush=True)
-                try:
-                    result = Result(key, of, name, number, run(keys, options.data, search.stride, search.judge))
-                except EdgeRulError as e:
-                    print(f"{name}: {e}", file=sys.stderr, flush=True)
-                    continue
-                done.append(result)
-                with log.open("ab") as file:
-                    file.write(msgspec.json.encode(result) + b"\n")
-    text = table(done)
+    left = 0
+    for key, of, name, number, keys in runs:
+        if any(r.key == key for r in done):
+            continue
+        longest = max((r.figures.seconds for r in done if r.subset == of), default=0.0)
+        if time.monotonic() + longest >= end:
+            left += 1
+            continue
+        print(f"{of}, split {number}: {name}", file=sys.stderr, flush=True)
+        try:
+            result = Result(key, of, name, number, run(keys, options.data, search.stride, search.judge))
+        except EdgeRulError as e:
+            print(f"{name}: {e}", file=sys.stderr, flush=True)
+            continue
+        done.append(result)
+        with log.open("ab") as file:
+            file.write(msgspec.json.encode(result) + b"\n")
+    if left:
+        print(f"no time for {left} of {len(runs)} runs: call again", file=sys.stderr)
+    found = {r.key: r for r in done}
+    # By the name that the search has for it now.
+    text = table([msgspec.structs.replace(found[p.key], candidate=p.candidate) for p in runs if p.key in found])
     (options.out / "results.md").write_text(text)
     print(text, end="")
     return EXIT_OK

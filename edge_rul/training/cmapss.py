@@ -29,6 +29,7 @@ SENSORS = (
 )
 # fmt: on
 COLUMNS = (*SETTINGS, *SENSORS)
+LARGEST = float(np.finfo(np.float32).max)  # of a table's numbers
 
 
 class CmapssSettings(Format, frozen=True, kw_only=True, tag="cmapss"):
@@ -107,6 +108,8 @@ def _numbers(path: Path, line: int, text: str, count: int) -> list[float]:
             number = float("nan")
         if not isfinite(number):
             raise _fault(path, line, f"column {column} is {field!r}, expected a finite number")
+        if abs(number) > LARGEST:
+            raise _fault(path, line, f"column {column} is {field!r}, expected a number within float32's range")
         row.append(number)
     return row
 

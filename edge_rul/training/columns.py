@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_rul.core.normalise import Array
 from edge_rul.errors import DataAbsent, DataError
 from edge_rul.training.table import Index
 
@@ -51,6 +52,16 @@ class Columns:
         if np.isinf(found).any():
             row = int(np.isinf(found).argmax())
             raise self.fault(row, f"column {name} is {cells[row]!r}, expected a finite number")
+        return found
+
+    def float32(self, name: str) -> Array:
+        """(N,) as `numbers`, in the precision of a table. Raises DataError for what it cannot hold."""
+        with np.errstate(over="ignore"):  # what becomes infinite is looked for
+            found = self.numbers(name).astype(np.float32)  # (N,)
+        if np.isinf(found).any():
+            row = int(np.isinf(found).argmax())
+            problem = f"column {name} is {self._texts[name][row]!r}, expected a number within float32's range"
+            raise self.fault(row, problem, f"the largest is {np.finfo(np.float32).max:.2g}")
         return found
 
     def whole(self, name: str) -> Index:

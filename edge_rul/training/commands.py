@@ -11,16 +11,18 @@ import math
 import os
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 
 from edge_rul import bundle as bundles
-from edge_rul.errors import EXIT_OK, BundleError, ConfigError
+from edge_rul.errors import EXIT_OK, BundleError, ConfigError, DataError
 from edge_rul.training.calibrate import IntervalSettings, calibrate
 from edge_rul.training.evaluate import gather
 from edge_rul.training.report import summarise
 from edge_rul.training.report_text import as_text
+from edge_rul.training.table import Table, in_short
 
 
 def train_command(
@@ -80,6 +82,8 @@ def train_command(
     training = windows.full_windows(learnt, chosen.window, chosen.stride)
     validation = None if judged is None else windows.full_windows(judged, chosen.window)
     calibration = windows.full_windows(kept, chosen.window)
+    if not len(calibration):
+        raise _nothing_to_calibrate_on(kept, chosen.window)
     record = None
     if run_dir is not None:
         record = run_directory.RunDirectory(run_dir)
@@ -124,6 +128,19 @@ def train_command(
         print(f"  the run's record: {record.path}")
     print(f"  next: edge-rul evaluate {shlex.quote(str(out))} --data {shlex.quote(str(data))}")
     return EXIT_OK
+
+
+def _nothing_to_calibrate_on(kept: Table, window: int) -> DataError:
+    longest = max(b - a for a, b in pairwise([*kept.starts.tolist(), len(kept)]))
+    problem = f"no full window of {window} readings; the longest life among them has {longest}"
+    if longest >= window:
+        problem += ", with holes or held values in every window"
+    return DataError(
+        "train",
+        f"assets kept for calibration: {in_short(kept.assets)}",
+        problem,
+        hint="keep others by calibration.seed, share or fold, or take a smaller window",
+    )
 
 
 def _let_threads_sleep() -> None:

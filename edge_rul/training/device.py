@@ -5,18 +5,18 @@ Owns the choice of the device, and mixed precision on it. Must not know data or 
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from edge_rul.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
+EMULATED = 3.0  # bfloat16 takes tens of times as long where it is emulated; the rest is room for a bad measurement
 
 
 def choose(device: Device) -> torch.device:
@@ -36,19 +36,26 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
+@functools.cache
 def bfloat16_slowdown() -> float:
     """How many times longer than in float32 a matrix product takes in bfloat16 on this processor.
 
-    Above 1 the processor lacks bfloat16 instructions and emulates them.
+    Above 1 the processor lacks bfloat16 instructions and emulates them. Measured once, by the shortest of many runs:
+    beside other work on the same cores a single one tells nothing.
     """
 
     def seconds(dtype: torch.dtype) -> float:
         a = torch.ones(256, 256, dtype=dtype)
-        run: Callable[[], Tensor] = lambda: a @ a  # noqa: E731
-        run()
-        begun = time.perf_counter()
-        for _ in range(5):
-            run()
-        return time.perf_counter() - begun
+        taken = []
+        for _ in range(20):
+            begun = time.perf_counter()
+            a @ a
+            taken.append(time.perf_counter() - begun)
+        return min(taken)
 
     return seconds(torch.bfloat16) / seconds(torch.float32)
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 costs so much there that it is to be kept out of every step."""
+    return device.type == "cpu" and bfloat16_slowdown() > EMULATED

@@ -22,10 +22,12 @@ from edge_rul.training import device as devices
 from edge_rul.training.augment import augment
 from edge_rul.training.losses.tasks import Parameters, Targets
 from edge_rul.training.normaliser import constants
+from edge_rul.training.optimiser import MuonSettings
 from edge_rul.training.prepared import Prepared, fit_transform, predict, prepare, score
 from edge_rul.training.progress import Progress
 from edge_rul.training.run import Epoch, Run, State
 from edge_rul.training.settings import RecipeSettings, TrainingSettings
+from edge_rul.training.table import in_short
 from edge_rul.training.teachers import DistilSettings, Teachers
 from edge_rul.training.transfer import Start, in_words
 from edge_rul.training.windows import Windows
@@ -91,8 +93,8 @@ def fit(
 
     record: what keeps the run, and where one is taken up again. start: weights to begin with. The model is the average
     at the end of the last epoch, or of the best where the recipe stops early. Raises TrainingError when the RUL head is
-    dead or the loss is not finite, DataError where there are too few windows, and ConfigError where there is no such
-    device.
+    dead or the loss is not finite, DataError where there are too few windows or no validation RMSE to watch, and
+    ConfigError where there is no such device.
     """
     recipe, record = settings.recipe, record or Unrecorded()
     steps = steps_per_epoch(training, recipe)
@@ -110,8 +112,18 @@ def fit(
         progress.say(f"constant in training, so that nothing is learnt from it: {', '.join(constant)}")
     learn = prepare(training, settings, transform, device)
     judge = None if validation is None else prepare(validation, settings, transform, device)
+    if recipe.watched_by and judge is not None and judge.labels.is_lower_bound.all():
+        raise DataError(
+            "train",
+            "validation",
+            f"none of its assets ({in_short(judge.windows.table.assets)}) was seen to fail, so that there is no RMSE "
+            f"for {recipe.watched_by} to watch",
+            hint=f"hold out others by validation.seed, share or fold, or leave {recipe.watched_by} out",
+        )
     if device.type == "cpu" and recipe.precision == "bfloat16" and (slower := devices.bfloat16_slowdown()) > 1:
         progress.say(f"bfloat16 is {slower:.0f} times slower than float32 on this processor: set precision to float32")
+    if isinstance(recipe.optimiser, MuonSettings) and devices.emulates_bfloat16(device):
+        progress.say("this processor emulates bfloat16: muon's steps are found in float32")
 
     teachers = None if recipe.distil is None else teach(recipe.distil, learn, settings.seed, progress)
     run = Run(learn, settings, steps, start)
@@ -139,10 +151,10 @@ def fit(
 
 def teach(settings: DistilSettings, learn: Prepared, seed: int, progress: Progress) -> Teachers:
     """The teachers, fitted on the training windows. They are fitted anew where a run goes on, to the same bits."""
-    progress.say(f"fitting {len(settings.teachers) * max(1, settings.folds)} teachers")
+    progress.say(f"fitting {settings.count} teachers")
     x, targets = learn.batch(np.arange(len(learn.windows)))  # (N, T, C)
     assets = learn.windows.table.asset[learn.windows.last].tolist()
-    return settings.fit(x.cpu(), Targets(*(t.cpu() for t in targets)), assets, seed)
+    return settings.fit(x.cpu(), Targets(*(t.cpu() for t in targets)), assets, seed, progress.say)
 
 
 def _epoch(

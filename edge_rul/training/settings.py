@@ -6,6 +6,8 @@ nothing in code; an unknown key is an error. Must not read data.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,7 +112,7 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch:             windows a step
     average:           of the weights over the steps: the model that ships
     distil:            small models fitted first, whose answers the network learns in place of the labels
-    windows_per_epoch: how many of the training windows an epoch draws; all where it is left out
+    windows_per_epoch: how many of the training windows an epoch draws, in whole batches; all where it is left out
     early_stopping:    needs validation assets
     precision:         bfloat16 runs the network under autocast; the weights, the loss and all evaluation stay float32
     device:            auto takes a CUDA GPU where there is one
@@ -131,6 +133,19 @@ class RecipeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     augment: AugmentSettings = AugmentSettings()
     transfer: TransferSettings = TransferSettings()
     log_every: Count = 50
+
+    def __post_init__(self) -> None:
+        drawn = self.windows_per_epoch
+        if drawn is not None and drawn // self.batch * self.epochs < 2:
+            least = f"batch, which is {self.batch}" if self.epochs > 1 else f"twice batch, {self.batch}, in one epoch"
+            raise ValueError(f"windows_per_epoch is {drawn}, expected at least {least}")
+
+    @property
+    def watched_by(self) -> str:
+        """The key that watches the validation RMSE; empty where none does."""
+        if self.early_stopping is not None:
+            return "recipe.early_stopping"
+        return "recipe.schedule: {name: plateau}" if isinstance(self.schedule, PlateauSettings) else ""
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,8 +189,12 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [Feature(f, f) if isinstance(f, str) else f for f in given]
 
     def __post_init__(self) -> None:
-        recipe = self.recipe
-        if self.validation is None and (recipe.early_stopping or isinstance(recipe.schedule, PlateauSettings)):
+        for name in ("rul", "classes", "loss", "recipe", "model", "normaliser", "smooth"):
+            for problem in _not_finite(getattr(self, name), name):
+                raise ValueError(f"{problem}, expected a finite number")
+        if self.rul.max <= 0:
+            raise ValueError(f"rul.max is {self.rul.max:g}, expected a number above 0")
+        if self.validation is None and self.recipe.watched_by:
             raise ValueError(
                 "recipe.early_stopping and a plateau schedule watch the validation RMSE, and no assets are held out: "
                 "expected validation: {share: ..., seed: ...}"
@@ -224,6 +243,18 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"feature {feature.name} is the {feature.log} of {feature.of}, whose valid range is {given}; "
                     f"expected valid: [low, high] with low above {least:g}"
                 )
+
+
+def _not_finite(value: object, key: str) -> Iterator[str]:
+    """What is infinite or NaN in a setting: YAML has a number for both, and `at least 0` lets the first pass."""
+    if isinstance(value, msgspec.Struct):
+        for name, below in msgspec.structs.asdict(value).items():
+            yield from _not_finite(below, f"{key}.{name}")
+    elif isinstance(value, list):
+        for i, below in enumerate(value):
+            yield from _not_finite(below, f"{key}[{i}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key} is {value}"
 
 
 def load_settings(path: Path) -> TrainingSettings:

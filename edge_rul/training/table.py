@@ -90,6 +90,11 @@ class Table(msgspec.Struct, frozen=True):
         return Readings(self.inputs, self.inputs[previous], elapsed)
 
 
+def in_short(assets: Sequence[str], shown: int = 12) -> str:
+    """The assets' names in a message."""
+    return ", ".join([*assets[:shown], *(["..."] if len(assets) > shown else [])])
+
+
 def table_of_lives(
     *,
     asset: npt.NDArray[np.str_],

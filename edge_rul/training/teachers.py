@@ -9,7 +9,8 @@ Owns the kinds of teacher, their fit, and the targets that they give. Must not k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Annotated, Protocol
 
 import msgspec
@@ -28,6 +29,8 @@ Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 
 TREE_SEES: Features = "line's end, slope, mean"
+LEAST = 2  # windows to fit a teacher on
+PROBE = 256  # of them, for which it is asked once
 
 
 class Teacher(Protocol):
@@ -40,13 +43,22 @@ class TreeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 
     weight: Positive = 1.0
 
-    def fit(self, x: Tensor, rul: Tensor, seed: int) -> Teacher:
+    @property
+    def count(self) -> int:
+        return 1
+
+    def fit(self, x: Tensor, rul: Tensor, seed: int, fitted: Callable[[], None]) -> Teacher:
+        """Fitted on windows x (N, T, C) and their RUL (N,); `fitted` is called as each of `count` models is."""
         tree = Tree(TREE_SEES, describe(x.numpy(), TREE_SEES), rul.numpy())
+        fitted()
         return lambda x: torch.from_numpy(tree.predict(describe(x.numpy(), TREE_SEES)))
 
 
 class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="perceptron", tag_field="kind"):
     """The mean of networks, each from another start.
+
+    The start and the order of the windows follow from the seed and a network's number. Those of one number in two
+    entries of one shape have them in common, and differ by what else is set.
 
     weight:            of the mean's answer among the teachers'
     members:           how many networks
@@ -73,12 +85,20 @@ class PerceptronSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     noise: NotNegative = 0.15
     sample_weights: SampleWeights = "none"
 
-    def fit(self, x: Tensor, rul: Tensor, seed: int) -> Teacher:
+    @property
+    def count(self) -> int:
+        return self.members
+
+    def fit(self, x: Tensor, rul: Tensor, seed: int, fitted: Callable[[], None]) -> Teacher:
+        """As `TreeSettings.fit`."""
         lines = lines_of(x)  # (N, 2C)
         mean, std = lines.mean(dim=0), lines.std(dim=0).clamp_min(1e-6)  # (2C,)
         z = (lines - mean) / std  # (N, 2C)
         with torch.random.fork_rng(devices=[]):  # what the network draws must not depend on its teachers
-            members = [self._member(z, rul, 1000 * seed + i) for i in range(self.members)]
+            members = []
+            for i in range(self.members):
+                members.append(self._member(z, rul, 1000 * seed + i))
+                fitted()
 
         @torch.no_grad()
         def answer(x: Tensor) -> Tensor:
@@ -131,16 +151,47 @@ class DistilSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.folds == 1:
             raise ValueError("folds is 1, expected 0 for none, or at least 2: one fold leaves no assets to learn from")
+        for (i, a), (j, b) in itertools.combinations(enumerate(self.teachers), 2):
+            if msgspec.structs.replace(a, weight=1.0) == msgspec.structs.replace(b, weight=1.0):
+                problem = f"teachers[{i}] and teachers[{j}] differ in nothing but weight, so that they answer alike"
+                raise ValueError(f"{problem}: expected one of them, whose weight does that")
 
-    def fit(self, x: Tensor, targets: Targets, assets: Sequence[str], seed: int) -> Teachers:
+    @property
+    def count(self) -> int:
+        """How many models are fitted in all."""
+        return max(1, self.folds) * sum(t.count for t in self.teachers)
+
+    def fit(
+        self,
+        x: Tensor,
+        targets: Targets,
+        assets: Sequence[str],
+        seed: int,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Teachers:
         """x: (N, T, C) the training windows, their targets and whose they are, on the CPU. Lives not seen to their end
-        teach nothing, where the label is only a bound. Raises DataError when there are fewer assets than folds."""
+        teach nothing, where the label is only a bound. say: told of each model as it is fitted. Raises DataError when
+        there are fewer assets than folds, too few windows to learn from, or a teacher that learnt no numbers."""
         known = ~targets.is_lower_bound  # (N,)
         fold = fold_of(assets, self.folds, seed)  # (N,)
+        number = itertools.count(1)
         sets = []
         for k in range(max(1, self.folds)):
             learnt = known & (fold != k) if self.folds else known  # (N,)
-            sets.append([(t.weight, t.fit(x[learnt], targets.rul[learnt], seed)) for t in self.teachers])
+            if (found := int(learnt.sum())) < LEAST:
+                left = f"fold {k} leaves" if self.folds else "there are"
+                problem = f"{left} {found} windows of lives that failed, expected at least {LEAST} for its teachers"
+                hint = "teachers learn from lives that end in failure: more of them are needed, or recipe.distil: null"
+                raise DataError("train", "recipe.distil", problem, hint=hint)
+            own, rul = x[learnt], targets.rul[learnt]  # (n, T, C), (n,)
+            teachers: list[tuple[float, Teacher]] = []
+            for i, settings in enumerate(self.teachers):
+                teacher = settings.fit(own, rul, seed, lambda: say(f"teacher {next(number)} of {self.count} is fitted"))
+                if not teacher(own[:PROBE]).isfinite().all():
+                    problem = "its answers are not finite after it was fitted"
+                    raise DataError("train", f"recipe.distil.teachers[{i}]", problem, hint="lower its learning_rate")
+                teachers.append((settings.weight, teacher))
+            sets.append(teachers)
         return Teachers(sets, fold, self.share)
 
 

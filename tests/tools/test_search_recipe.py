@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 import yaml
 
 from edge_rul.training import fit
-from edge_rul.training.settings import TrainingSettings
+from edge_rul.training.metrics import Scores
+from edge_rul.training.run import Epoch
+from edge_rul.training.settings import EarlyStoppingSettings, TrainingSettings
 from edge_rul.yaml_file import load_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +108,65 @@ def test_a_search_goes_on_where_it_was_and_never_reads_calibration_engines(
     assert (tmp_path / "out" / "results.jsonl").read_text() == first, "nothing is trained twice"
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 4 and "| FD001 | as configured | 1 |" in "\n".join(rows)
+
+
+def test_the_table_is_of_this_searchs_runs_by_the_names_that_they_have_now(
+    search: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The directory also holds runs of another base, under the same candidate's name."""
+    made: list[str] = []
+
+    def run(keys: dict[str, Any], *_: object) -> object:
+        made.append(keys["window"])
+        return search.Figures(float(keys["window"]), 0.5, 0.5, 9.0, 1.0, 20.0)
+
+    monkeypatch.setattr(search, "run", run)
+    space = yaml.safe_load(SPACE)
+    del space["candidates"]["labels and teachers"]
+    command = [str(tmp_path / "search.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    for window, name in ((8, "as configured"), (12, "as configured"), (12, "once more")):
+        (tmp_path / "base.yaml").write_text(BASE.replace("window: 8", f"window: {window}"))
+        space["candidates"] = {name: {}}
+        (tmp_path / "search.yaml").write_text(yaml.safe_dump(space))
+        capsys.readouterr()
+        assert search.main(command) == 0
+        rows = capsys.readouterr().out.splitlines()
+        assert len(rows) == 3 and rows[2].startswith(f"| FD001 | {name} | 1 | {window}.00 |")
+    assert made == [8, 12], "another name is no other run"
+
+
+def test_no_run_begins_that_would_pass_the_end(
+    search: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the longest of its subset so far."""
+    seconds = {"FD001": 20.0, "FD002": 200.0}
+    begun: list[tuple[str, int]] = []
+
+    def run(keys: dict[str, Any], *_: object) -> object:
+        subset, seed = keys["dataset"]["subset"], keys["validation"]["seed"]
+        begun.append((subset, seed))
+        return search.Figures(1.0, 0.5, 0.5, 9.0, seconds[subset], 20.0)
+
+    monkeypatch.setattr(search, "run", run)
+    splits = [{"share": 0.2, "seed": seed} for seed in (1, 2)]
+    space = yaml.safe_load(SPACE) | {"subsets": ["FD001", "FD002"], "splits": splits, "candidates": {"one": {}}}
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(space))
+    command = [str(tmp_path / "search.yaml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert search.main([*command, "--minutes", "2"]) == 0
+    assert begun == [("FD001", 1), ("FD002", 1), ("FD001", 2)]
+    assert "no time for 1 of 4 runs" in capsys.readouterr().err
+    assert search.main([*command, "--minutes", "4"]) == 0
+    assert begun[3:] == [("FD002", 2)]
+
+
+def test_where_the_recipe_stops_early_the_best_epoch_is_judged(search: ModuleType) -> None:
+    plain = msgspec.convert(yaml.safe_load(BASE) | {"validation": {"share": 0.2}}, TrainingSettings)
+    stopping = msgspec.structs.replace(plain.recipe, early_stopping=EarlyStoppingSettings(2))
+    epochs = [Epoch(n, 1.0, Scores(rmse, 0.0, 0.0, 0.0, 0.5, 0.5)) for n, rmse in enumerate((9.0, 7.0, 8.0), 1)]
+    fitted = SimpleNamespace(epochs=epochs)
+    assert search.judged_epoch(fitted, plain).epoch == 3
+    assert search.judged_epoch(fitted, msgspec.structs.replace(plain, recipe=stopping)).epoch == 2
 
 
 def test_teachers_are_judged_without_a_network(

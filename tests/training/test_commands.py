@@ -116,17 +116,32 @@ def test_evaluation_is_the_standard_protocol_on_what_ships(
     assert "1 of them shorter than the window and padded" in text
 
 
+# Nothing may leak by what the network is fitted to either.
+TAUGHT = {
+    "labels": "",
+    "a tree": "  distil: {teachers: [{kind: tree}]}\n",
+}
+
+
+@pytest.fixture(params=TAUGHT.values(), ids=TAUGHT)
+def taught(request: pytest.FixtureRequest, config: Path, engines: Path, tmp_path: Path) -> bundles.Bundle:
+    """As `trained`, by labels and by a teacher; `config` is changed with it."""
+    config.write_text(config.read_text() + request.param)  # the recipe is its last section
+    assert train_command(config, engines, tmp_path / "bundle") == 0
+    return bundles.load(tmp_path / "bundle")
+
+
 def test_calibration_and_test_engines_teach_nothing(
-    trained: bundles.Bundle, config: Path, engines: Path, tmp_path: Path
+    taught: bundles.Bundle, config: Path, engines: Path, tmp_path: Path
 ) -> None:
     """With their rows changed, the normaliser, the weights and the graph come out the same to the last byte."""
-    held_out = set(trained.manifest.validation["assets"])
+    held_out = set(taught.manifest.validation["assets"])
     rewrite(engines / "train_FD001.txt", held_out)
     for name in ("test_FD001.txt", "RUL_FD001.txt"):
         (engines / name).write_text("not to be read\n")
     train_command(config, engines, tmp_path / "again")
     again = bundles.load(tmp_path / "again").manifest
-    first = trained.manifest
+    first = taught.manifest
     assert again.normaliser == first.normaliser
     assert again.inputs == first.inputs
     for name in (bundles.WEIGHTS, bundles.GRAPH):
@@ -136,13 +151,13 @@ def test_calibration_and_test_engines_teach_nothing(
 
 
 def test_the_test_set_leaves_no_trace_in_a_bundle(
-    trained: bundles.Bundle, config: Path, engines: Path, tmp_path: Path
+    taught: bundles.Bundle, config: Path, engines: Path, tmp_path: Path
 ) -> None:
     """With its files spoilt, or gone, the bundle is the same to the last byte, manifest, intervals and all."""
     (engines / "test_FD001.txt").write_text("not to be read\n")
     (engines / "RUL_FD001.txt").unlink()
     again = train(config, engines, tmp_path / "bundle2")
-    first, second = ({f.name: f.read_bytes() for f in path.iterdir()} for path in (trained.path, again))
+    first, second = ({f.name: f.read_bytes() for f in path.iterdir()} for path in (taught.path, again))
     second[bundles.MANIFEST] = second[bundles.MANIFEST].replace(b"--out bundle2", b"--out bundle")
     assert second == first
 
@@ -181,6 +196,22 @@ def test_another_unit_is_trained_on_the_common_scale_and_folded_back(
     assert np.allclose(hours.golden.rul, 24 * trained.golden.rul, rtol=2e-3, atol=0.1)
     assert hours.manifest.tolerance["float32"].rul == pytest.approx(1e-3 * 960 / 125)
     assert (hours.manifest.seconds_per_cycle, trained.manifest.seconds_per_cycle) == (86400, None)
+
+
+def test_assets_kept_for_calibration_without_a_window_are_told_before_the_training(
+    config: Path, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_rul.training.fit.fit", lambda *_: pytest.fail("training began"))
+    text = config.read_text()
+    kept = split(dataset.load(load_settings(config).dataset, engines, "train", ["T24"]), 0.25, 3)[1]
+    longest = max((kept.asset == name).sum() for name in kept.assets)
+    config.write_text(text.replace("window: 10", f"window: {longest + 1}"))
+    names = ", ".join(kept.assets)
+    with pytest.raises(DataError, match=rf"calibration: {names}: no full window of {longest + 1} .* has {longest}\n"):
+        train_command(config, engines, tmp_path / "bundle")
+    config.write_text(text.replace("window: 10", f"window: {longest}"))
+    with pytest.raises(pytest.fail.Exception, match="training began"):
+        train_command(config, engines, tmp_path / "bundle")
 
 
 def test_an_existing_directory_is_not_overwritten(config: Path, engines: Path, tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ from edge_rul.model.dual_task_model import DualTaskModel
 from edge_rul.training import dataset
 from edge_rul.training.augment import AugmentSettings, augment
 from edge_rul.training.average import Average, EmaSettings
-from edge_rul.training.fit import TrainingError, fit, guard_dead_head
-from edge_rul.training.prepared import fit_transform
+from edge_rul.training.fit import TrainingError, fit, guard_dead_head, teach
+from edge_rul.training.prepared import fit_transform, prepare
 from edge_rul.training.progress import Lines, Silent
-from edge_rul.training.schedule import OneCycleSettings
-from edge_rul.training.settings import TrainingSettings
+from edge_rul.training.run import Run
+from edge_rul.training.schedule import OneCycleSettings, PlateauSettings
+from edge_rul.training.settings import EarlyStoppingSettings, HeldOutSettings, TrainingSettings
 from edge_rul.training.table import split
+from edge_rul.training.teachers import DistilSettings, PerceptronSettings, TreeSettings
 from edge_rul.training.windows import Windows, full_windows
 
 
@@ -114,6 +116,43 @@ def test_too_few_windows_are_refused(data: Data, settings: TrainingSettings) -> 
     recipe = msgspec.structs.replace(settings.recipe, batch=1000)
     with pytest.raises(DataError, match="expected two batches of 1000"):
         fit(data.training, data.validation, msgspec.structs.replace(settings, recipe=recipe), Silent())
+
+
+@pytest.mark.parametrize("by", ["recipe.early_stopping", "recipe.schedule"])
+def test_what_watches_the_validation_needs_an_asset_that_failed(
+    by: str, data: Data, settings: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_rul.training.fit.Run", lambda *_: pytest.fail("training began"))
+    watching = {"early_stopping": EarlyStoppingSettings(2)} if "early" in by else {"schedule": PlateauSettings()}
+    chosen = msgspec.structs.replace(
+        settings,
+        recipe=msgspec.structs.replace(settings.recipe, **watching),
+        validation=HeldOutSettings(),
+    )
+    table, nothing = data.validation.table, np.zeros(len(data.validation.table), np.float32)
+    watched = msgspec.structs.replace(table, is_lower_bound=np.ones(len(table), np.bool_), rul=nothing)
+    judged = full_windows(watched, settings.window)
+    with pytest.raises(DataError, match=rf"train: validation: none of its assets \(.*\) was seen to fail.*{by}"):
+        fit(data.training, judged, chosen, Silent())
+
+
+def test_hes_start_reaches_the_network(data: Data, settings: TrainingSettings) -> None:
+    """From the funnel on; the encoder is drawn by torch either way."""
+    learn = prepare(data.training, settings, fit_transform(data.training.table, settings))
+    he = msgspec.structs.replace(settings, model=msgspec.structs.replace(settings.model, start="he"))
+    drawn, other = (Run(learn, chosen, 10).model.state_dict() for chosen in (settings, he))
+    changed = {name for name in drawn if not torch.equal(drawn[name], other[name])}
+    assert any(name.startswith("rul_head") for name in changed)
+    assert not any(name.startswith("lstm") for name in changed)
+
+
+def test_the_number_of_teachers_is_told(data: Data, settings: TrainingSettings) -> None:
+    said: list[str] = []
+    shown = Silent()
+    shown.say = said.append  # type: ignore[method-assign]
+    distil = DistilSettings([PerceptronSettings(members=3, width=4, epochs=1), TreeSettings()])
+    teach(distil, prepare(data.training, settings, fit_transform(data.training.table, settings)), 0, shown)
+    assert said[:2] == ["fitting 4 teachers", "teacher 1 of 4 is fitted"] and len(said) == 5
 
 
 def test_a_change_in_time_needs_times(data: Data, settings: TrainingSettings) -> None:

@@ -17,7 +17,15 @@ from edge_rul.training import dataset, device, fit
 from edge_rul.training.average import Average, AverageSettings, EmaSettings, UniformSettings
 from edge_rul.training.commands import train_command
 from edge_rul.training.metrics import Scores
-from edge_rul.training.optimiser import AdamWSettings, MuonSettings, NAdamSettings, OptimiserSettings, SgdSettings
+from edge_rul.training.optimiser import (
+    AdamWSettings,
+    Float32Muon,
+    MuonSettings,
+    NAdamSettings,
+    OptimiserSettings,
+    SgdSettings,
+    Together,
+)
 from edge_rul.training.progress import Silent
 from edge_rul.training.schedule import ConstantSettings, CosineSettings, PlateauSettings, ScheduleSettings
 from edge_rul.training.settings import load_settings
@@ -117,6 +125,47 @@ def test_muon_moves_a_matrix_equally_along_all_directions_and_the_rest_as_adamw_
     for name in ("0.bias", "1.weight", "1.bias"):
         moved = before[name] - model.get_parameter(name)
         assert torch.allclose(moved, torch.full_like(moved, 0.01), rtol=1e-3), f"{name}: AdamW's first step"
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (24, 9), (9, 24)])
+def test_muon_in_float32_is_torchs_to_bfloat16s_precision(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where bfloat16 is emulated; two steps, so that momentum, decay and Nesterov's look ahead are in them."""
+    random = torch.Generator().manual_seed(0)
+    start, *gradients = torch.randn(3, *shape, generator=random)
+    moved = []
+    for slower in (0.5, 30.0):
+        monkeypatch.setattr(device, "bfloat16_slowdown", lambda slower=slower: slower)
+        model = nn.Linear(*reversed(shape), bias=False)
+        with torch.no_grad():
+            model.weight.copy_(start)
+        optimiser = MuonSettings(weight_decay=0.1, momentum=0.9).build(model, nn.Identity(), 0.01)
+        assert isinstance(optimiser, Together)
+        assert [type(part) for part in optimiser.parts] == [torch.optim.Muon if slower < 1 else Float32Muon]
+        for gradient in gradients:
+            model.weight.grad = gradient.clone()
+            optimiser.step()
+        moved.append((model.weight - start).detach())
+    ours, torchs = moved[1], moved[0]
+    assert not torch.equal(ours, torchs)
+    assert (ours - torchs).norm() < 0.02 * torchs.norm()
+
+
+def test_only_a_cpu_that_emulates_bfloat16_is_spared_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for slower, wanted in ((0.5, False), (1.5, False), (30.0, True)):
+        monkeypatch.setattr(device, "bfloat16_slowdown", lambda slower=slower: slower)
+        assert device.emulates_bfloat16(torch.device("cpu")) is wanted
+        assert not device.emulates_bfloat16(torch.device("cuda"))
+
+
+def test_a_run_tells_that_muon_goes_by_float32(
+    config: Path, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(device, "bfloat16_slowdown", lambda: 30.0)
+    configure(config, "  optimiser: {name: muon}\n  epochs: 1\n  windows_per_epoch: 64")
+    train_command(config, engines, tmp_path / "bundle")
+    assert "this processor emulates bfloat16: muon's steps are found in float32" in capsys.readouterr().err
 
 
 def test_early_stopping_ends_the_run_and_ships_the_best_epoch(

@@ -40,6 +40,16 @@ loss: {name: gradnorm}
   distil: {teachers: [{kind: perceptron, members: 2, width: 8, epochs: 2}, {kind: tree}]}
   augment: {noise: 0.1, offset: 0.2, ramp: 0.2, spread: 0.5}
 """,
+    "muon from He's start, and perceptrons of two kinds": """
+model: {lstm_hidden: 8, num_heads: 2, shared_dim: 8, dropout: 0.0, start: he}
+  windows_per_epoch: 140
+  optimiser: {name: muon, weight_decay: 0.01, clip: 1.0}
+  distil:
+    teachers:
+      - {kind: perceptron, members: 2, width: 8, epochs: 2, depth: 3, bottleneck: 2, windows_per_epoch: 100}
+      - {kind: perceptron, members: 1, width: 8, epochs: 2, depth: 2, sample_weights: amnl}
+  augment: {offset: 0.35, ramp: 0.45, spread: 0.6}
+""",
 }
 
 

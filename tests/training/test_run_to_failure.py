@@ -109,6 +109,7 @@ def test_parquet_and_gzip_read_as_csv_does(pumps: Path) -> None:
         ("A,1,1,0,north,11,2", "A,1,1,0,north,11", 3, "6 columns, the head has 7"),
         ("north,11,2", "north,11,x", 3, "column flow is 'x', expected a number"),
         ("north,11,2", "north,11,inf", 3, "column flow is 'inf', expected a finite number"),
+        ("north,11,2", "north,11,-1e300", 3, "column flow is '-1e300', expected a number within float32's range"),
         ("A,1,1,0", "A,1,-1,0", 3, "column hour is '-1', expected a whole number"),
         ("A,1,1,0", "A,1,,0", 3, "column hour is '', expected a whole number"),
         ("A,1,1,0", "A,1,0,0", 3, "cycle 0 of A stands twice, first on"),

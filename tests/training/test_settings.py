@@ -124,6 +124,29 @@ def test_the_shipped_configurations_share_one_recipe() -> None:
         ),
         ("window: 10", "window: 10\nnormaliser: {kind: minmax}", "normaliser.kind", "minmax"),
         ("window: 10", "window: 10\nsmooth: {kind: mean}", "smooth.kind", "mean"),
+        ("batch: 32", "batch: 32\n  windows_per_epoch: 31", "recipe", "is 31, expected at least batch, which is 32"),
+        (
+            "epochs: 2\n  batch: 32",
+            "epochs: 1\n  batch: 32\n  windows_per_epoch: 63",
+            "recipe",
+            "windows_per_epoch is 63, expected at least twice batch, 32, in one epoch",
+        ),
+        ("max: 40", "max: .inf", "", "rul.max is inf, expected a finite number"),
+        ("max: 40", "max: .nan", "", "rul.max is nan, expected a finite number"),
+        ("class_weight: 1.0", "class_weight: .inf", "", "loss.class_weight is inf, expected a finite number"),
+        ("offset: 0.15", "offset: .inf", "", "recipe.augment.offset is inf, expected a finite number"),
+        (
+            "batch: 32",
+            "batch: 32\n  distil: {teachers: [{kind: tree}, {kind: perceptron, noise: .inf}]}",
+            "",
+            "recipe.distil.teachers[1].noise is inf",
+        ),
+        (
+            "batch: 32",
+            "batch: 32\n  distil: {teachers: [{kind: perceptron}, {kind: tree}, {kind: perceptron, weight: 2}]}",
+            "recipe.distil",
+            "teachers[0] and teachers[2] differ in nothing but weight",
+        ),
     ],
 )
 def test_what_cannot_be_right_is_refused(config: Path, old: str, new: str, key: str, problem: str) -> None:
@@ -135,6 +158,24 @@ def test_what_cannot_be_right_is_refused(config: Path, old: str, new: str, key: 
     assert e.value.object.startswith(f"{config}:")
     assert e.value.object.endswith(key)
     assert problem in str(e.value)
+
+
+def test_an_epoch_of_as_few_windows_as_can_work_is_taken(config: Path) -> None:
+    """Two batches in all; and a range may be open, which a number that is learnt by may not."""
+    for epochs, drawn in ((1, 64), (2, 32)):
+        recipe = f"epochs: {epochs}\n  windows_per_epoch: {drawn}"
+        text = config.read_text().replace("{name: T30,", "{name: T30, valid: [0, .inf],")
+        config.with_name("few.yaml").write_text(text.replace("epochs: 2", recipe))
+        assert load_settings(config.with_name("few.yaml")).recipe.windows_per_epoch == drawn
+
+
+def test_the_cap_of_named_classes_is_above_0(config: Path) -> None:
+    """No limit of a class says so where the data set names them."""
+    text = config.read_text().replace(", above: 25", "").replace(", above: 10", "").replace("max: 40", "max: 0")
+    own = "dataset: {format: table, file: a.csv, asset: a, cycle: c, health: h}"
+    config.write_text(text.replace("dataset: {format: cmapss, subset: FD001}", own))
+    with pytest.raises(ConfigError, match=r"rul\.max is 0, expected a number above 0"):
+        load_settings(config)
 
 
 def test_a_seed_is_the_network_s_and_draws_the_calibration_assets(settings: TrainingSettings) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,62 @@ def test_folds_need_assets_and_are_never_one() -> None:
         DistilSettings([TreeSettings()], folds=3).fit(x, known(rul), ["a", "b"] * 10, seed=0)
     with pytest.raises(ValueError, match="folds is 1, expected 0 for none, or at least 2"):
         DistilSettings([TreeSettings()], folds=1)
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_teachers_need_windows_of_lives_that_failed(settings: TeacherSettings) -> None:
+    x, rul = windows(20, 0)
+    for failed in (0, 1):
+        labels = Targets(rul, torch.arange(20) >= failed, torch.zeros(20, dtype=torch.int64))
+        with pytest.raises(
+            DataError, match=rf"recipe\.distil: there are {failed} windows of lives that failed.*least 2"
+        ):
+            taught(DistilSettings([settings]), x, labels)
+    # Of two assets one has failed: the fold that leaves it out has no one to learn from.
+    assets = ["watched", "failed"] * 10
+    labels = Targets(rul, torch.tensor([a == "watched" for a in assets]), torch.zeros(20, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"fold \d leaves 0 windows of lives that failed"):
+        DistilSettings([settings], folds=2).fit(x, labels, assets, seed=0)
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_two_windows_of_known_rul_are_enough_for_a_teacher(settings: TeacherSettings) -> None:
+    x, rul = windows(2, 0)
+    assert answers(taught(DistilSettings([settings]), x, known(rul)), x).isfinite().all()
+
+
+def test_a_teacher_that_learns_no_numbers_is_named() -> None:
+    x, rul = windows(300, 0)
+    wild = PerceptronSettings(members=1, epochs=3, learning_rate=1e30)
+    with pytest.raises(DataError, match=r"recipe\.distil\.teachers\[1\]: its answers are not finite"):
+        taught(DistilSettings([TreeSettings(), wild]), x, known(rul))
+
+
+def test_each_model_is_told_as_it_is_fitted() -> None:
+    x, rul = windows(60, 0)
+    settings = DistilSettings([PerceptronSettings(members=2, epochs=1), TreeSettings()], folds=3)
+    said: list[str] = []
+    settings.fit(x, known(rul), [f"engine-{i % 6}" for i in range(60)], 0, said.append)
+    assert said == [f"teacher {n} of 9 is fitted" for n in range(1, 10)] and settings.count == 9
+
+
+def test_networks_of_one_number_begin_alike_in_two_entries() -> None:
+    """So that two of one shape differ by what is set, and not by chance."""
+    x, rul = windows(60, 0)
+    begun: list[Tensor] = []
+    init = torch.optim.AdamW.__init__
+
+    def seeing(self: torch.optim.AdamW, params: Iterable[Tensor], **rest: float) -> None:
+        own = list(params)
+        begun.append(own[0].detach().clone())
+        init(self, own, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "__init__", seeing)
+        entries = [PerceptronSettings(members=2, epochs=1, sample_weights=w) for w in ("none", "amnl")]
+        taught(DistilSettings([*entries]), x, known(rul))
+    first, second, again, other = begun
+    assert torch.equal(first, again) and torch.equal(second, other) and not torch.equal(first, second)
 
 
 def test_a_pass_of_fewer_windows_takes_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
