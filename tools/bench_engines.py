@@ -7,8 +7,8 @@ For each engine and batch: windows/s (median and best call), p50 and p99 of a ca
 eager on the training graph, the share of the machine's roofline, and CPU milliseconds of a lone window. The engines
 take turns of a quarter of a second, so that whatever else the machine does falls on all alike; ratios are the figures
 to cite, and a loaded machine is said to be one. The roofline is a float32 matrix product of NumPy's on all CPUs, in the
-same run, against FLOP a window counted from the network's sizes; a GPU has none here. Torch computes on the CPU. An engine
-that does not open is told with its reason.
+same run, against FLOP a window counted from the network's sizes; a GPU has none here. Torch computes on the CPU. An
+engine that does not open is told with its reason.
 """
 
 from __future__ import annotations

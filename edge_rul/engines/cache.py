@@ -44,8 +44,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that an engine depends on: where one differs, it is another engine.
 
     bundle: sha256. flavour, version: of TensorRT. gpu: its name, or "any" for an engine built for a target ahead of
-    time. compute_capability: as "8.9", or "portable". driver: CUDA's driver version, "any" where the engine does not
-    depend on it.
+    time. compute_capability: as "8.9". driver: CUDA's driver version, "any" where the engine does not depend on it.
     """
 
     bundle: str

@@ -27,7 +27,7 @@ FOR_A_GPU = "docs/engines.md, On a GPU, says what suits an older driver, and a J
 
 
 class Target(NamedTuple):
-    """What an engine is built for. sm: as "89", or "" for the GPU at hand."""
+    """A GPU that an engine is built for ahead of time. sm: as "89"."""
 
     sm: str
 

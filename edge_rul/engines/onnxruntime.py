@@ -71,6 +71,8 @@ class OnnxRuntimeEngine:
             raise EngineError("open", str(bundle.graph), f"takes windows {shape}, the manifest says {expected_shape}")
 
     def _open(self, bundle: Bundle, threads: int, provider: str) -> Any:
+        if provider not in _PROVIDERS:
+            raise EngineError("open", self.name, f"has no provider {provider}; it has {', '.join(_PROVIDERS)}")
         wanted, settings = _PROVIDERS[provider]
         offered = ort.get_available_providers()
         if wanted not in offered:

@@ -30,6 +30,7 @@ SENSORS = (
 # fmt: on
 COLUMNS = (*SETTINGS, *SENSORS)
 LARGEST = float(np.finfo(np.float32).max)  # of a table's numbers
+MOST = 2**53  # of an engine's number, which is read as a float
 
 
 class CmapssSettings(Format, frozen=True, kw_only=True, tag="cmapss"):
@@ -123,7 +124,7 @@ def _readings(path: Path, files: dict[str, str]) -> tuple[Index, Index, Array]:
         row = _numbers(path, line, text, 2 + len(COLUMNS))
         if row[0] != unit:
             done.add(unit)
-            if row[0] in done or row[0] < 1 or row[0] % 1:
+            if row[0] in done or not 1 <= row[0] <= MOST or row[0] % 1:
                 raise _fault(path, line, f"unit is {row[0]:g} after unit {unit:g}, expected a new whole number above 0")
             unit, cycle = row[0], 0.0
         if row[1] != cycle + 1:

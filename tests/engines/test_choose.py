@@ -290,6 +290,11 @@ def test_a_provider_that_is_not_built_in_is_refused(tiny_bundle: Bundle) -> None
     assert "onnxruntime-gpu" in caught.value.hint
 
 
+def test_an_unknown_provider_is_refused(tiny_bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="has no provider rocm; it has cpu, cuda, tensorrt"):
+        open_engine("onnxruntime", tiny_bundle, provider="rocm")
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_onnx_runtime_drops_silently_is_refused(
     tiny_bundle: Bundle, provider: str, monkeypatch: pytest.MonkeyPatch

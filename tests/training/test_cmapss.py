@@ -49,6 +49,7 @@ Edit = Callable[[list[str]], list[str]]
         (lambda rows: [*rows[:2], rows[2].replace("14.6200", "abc"), *rows[3:]], 3, "column 10 is 'abc'"),
         (lambda rows: [*rows[:2], rows[2].replace("14.6200", "nan"), *rows[3:]], 3, "column 10 is 'nan'"),
         (lambda rows: [*rows[:2], rows[2].replace("14.6200", "1e300"), *rows[3:]], 3, "column 10 is '1e300'"),
+        (lambda rows: ["1e30" + rows[0][rows[0].index(" ") :], *rows[1:]], 1, "unit is 1e+30 after unit 0"),
         (lambda rows: [*rows[:6], *rows[7:]], 7, "cycle of unit 1 is 8, expected 7"),
         (lambda rows: [*rows[:6], rows[5], *rows[6:]], 7, "cycle of unit 1 is 6, expected 7"),
         (lambda rows: [*rows[:60], *rows[:1], *rows[60:]], 61, "unit is 1 after unit 2"),

@@ -55,6 +55,12 @@ def test_raw_folders_are_read_as_they_are_published(tmp_path: Path) -> None:
     (tmp_path / "Learning_set/Bearing1_1/acc_00003.csv").write_text("9,0,0,0,1\n")
     with pytest.raises(DataError, match=r"acc_00003\.csv:1: 5 columns, expected 6"):
         load(PRONOSTIA, tmp_path, "train", ["h_rms"])
+    whole = (tmp_path / "Learning_set/Bearing1_1/acc_00002.csv").read_text().splitlines()
+    for broken in ("nan", "inf", "1e300"):
+        lines = [*whole[:6], whole[6].rpartition(",")[0] + f",{broken}", *whole[7:]]
+        (tmp_path / "Learning_set/Bearing1_1/acc_00003.csv").write_text("\n".join(lines) + "\n")
+        with pytest.raises(DataError, match=rf"acc_00003\.csv:7: .*'{broken}'\], expected finite numbers"):
+            load(PRONOSTIA, tmp_path, "train", ["h_rms"])
     with pytest.raises(DataError, match="has no snapshots of bearings"):
         load(PRONOSTIA, tmp_path / "Learning_set", "train", ["h_rms"])
 
