@@ -107,7 +107,7 @@ class TensorRtEngine:
 
     def note_parity(self, parity: dict[str, float]) -> None:
         """Keep beside the engine how far it was off, where it is kept."""
-        with contextlib.suppress(OSError):  # which was told when it could not be kept
+        with contextlib.suppress(OSError, ValueError):  # what keeps it from being written was told before
             note_parity(self._entry, parity)
 
     @contextlib.contextmanager
@@ -223,12 +223,7 @@ class TensorRtEngine:
         if self._closed:
             return
         self._closed = True
-        try:
-            self._keep_kernels()
-        finally:
-            self._give_back()
-
-    def _give_back(self) -> None:
+        self._keep_kernels()
         # Contexts before the memory that they point into.
         self._graphs, self._context, self._kernels = {}, None, None
         self._engine = self._runtime = None
@@ -241,14 +236,13 @@ class TensorRtEngine:
         cache = getattr(self, "_kernels", None)
         if cache is None:
             return
-        if (found := cache.serialize()) is None:  # as may be after an error of the GPU, which is what counts then
-            self._say(f"{self.name} does not hand out its compiled kernels: {self._flavour.said()}")
-            return
         try:
-            if (kernels := bytes(memoryview(found))) != self._kept:
+            if (kernels := bytes(memoryview(cache.serialize()))) != self._kept:
                 keep(self._kernels_file, kernels)
         except OSError as e:
             self._say(f"{self._kernels_file.parent} cannot keep the compiled kernels: {e.strerror}")
+        except Exception as e:  # TensorRT's, as after a loss of the GPU: that is the error which counts
+            self._say(f"{self.name} does not hand out its compiled kernels: {e}")
 
     def __enter__(self) -> TensorRtEngine:
         return self

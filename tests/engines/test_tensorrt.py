@@ -188,11 +188,16 @@ def test_where_tensorrt_gives_up_cuda_is_asked_why(box: Box, monkeypatch: pytest
     assert list(box.cache.glob("*.bad")) == [], "the engine is not to blame"
 
 
+def refuse(*_: Any) -> Any:
+    raise RuntimeError("the context is gone")
+
+
+@pytest.mark.parametrize("serialize", [lambda _: None, refuse], ids=["none", "raises"])
 def test_kernels_that_a_lost_gpu_does_not_hand_out_do_not_hide_the_loss(
-    tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, serialize: Any
 ) -> None:
     box = Box(tmp_path, tiny_bundle, rtx=True)
-    monkeypatch.setattr(RuntimeCache, "serialize", lambda self: None)
+    monkeypatch.setattr(RuntimeCache, "serialize", serialize)
     with pytest.raises(FatalCudaError), box.open() as engine:
         box.cuda.fail("cudaStreamSynchronize", 719)
         engine.infer(windows(tiny_bundle, 2))
@@ -219,6 +224,15 @@ def test_how_far_an_engine_was_off_is_kept_beside_it_by_its_first_start(
     assert found[0][0] is not None
     assert 0 <= found[0][0]["rul"] <= 1e-3
     assert found[1] == found[0], "once"
+
+    def read_only(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    sidecar.write_text("{")
+    for call in ("replace", "unlink"):
+        monkeypatch.setattr(Path, call, read_only)
+    open_engine(name, box.bundle, max_batch=MAX_BATCH, cache=box.cache).close()
+    assert sidecar.read_text() == "{", "built and serving, though nothing can be kept"
 
 
 def test_each_captured_graph_is_verified(tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
