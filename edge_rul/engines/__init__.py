@@ -101,9 +101,10 @@ def open_engine(
     return choose(name, bundle, options)
 
 
-def infer_all(engine: Engine, x: Array) -> tuple[Array, Array]:
-    """`infer` for any number of windows, split by the engine's max_batch."""
-    pieces = [engine.infer(x[i : i + engine.max_batch]) for i in range(0, max(len(x), 1), engine.max_batch)]
+def infer_all(engine: Engine, x: Array, size: int = 0) -> tuple[Array, Array]:
+    """`infer` for any number of windows, in batches of `size`; 0 is the engine's max_batch."""
+    size = size or engine.max_batch
+    pieces = [engine.infer(x[i : i + size]) for i in range(0, max(len(x), 1), size)]
     return np.concatenate([rul for rul, _ in pieces]), np.concatenate([logits for _, logits in pieces])
 
 
@@ -168,8 +169,7 @@ def _in_batches(engine: Engine, x: Array, size: int) -> tuple[Array, Array]:
     """The answers to x in whole batches of `size`, which x's first windows fill up."""
     count = -(-len(x) // size) * size
     rows = np.resize(x, (count, *x.shape[1:]))  # (count, T, F)
-    answers = [engine.infer(rows[i : i + size]) for i in range(0, count, size)]
-    rul, logits = np.concatenate([rul for rul, _ in answers]), np.concatenate([logits for _, logits in answers])
+    rul, logits = infer_all(engine, rows, size)
     return rul[: len(x)], logits[: len(x)]
 
 

@@ -72,27 +72,21 @@ def fastest(names: Iterable[str], bundle: Bundle, options: Options) -> Engine:
 
 def _measure(
     candidates: list[str], bundle: Bundle, options: Options
-) -> tuple[Engine, dict[str, float], dict[str, str]]:
-    """Open and time each; the winner, all others closed, with windows/s and the reasons of those that refuse."""
+) -> tuple[Engine, dict[str, float], dict[str, EngineError]]:
+    """Open and time each; the winner, all others closed, with windows/s and the errors of those that refuse."""
     golden = bundle.golden_inputs  # (N, T, F)
     x = np.resize(golden, (options.max_batch, *golden.shape[1:]))  # (max_batch, T, F)
     engines: dict[str, Engine] = {}
-    refused: dict[str, str] = {}
-    taken: GpuTaken | None = None
-    hint = ""
+    refused: dict[str, EngineError] = {}
     try:
         for name in candidates:
             try:
                 engines[name] = open_verified(name, bundle, options)
             except EngineError as e:
-                refused[name], hint = e.problem, e.hint
-                taken = e if isinstance(e, GpuTaken) else taken
+                refused[name] = e
                 options.say(f"auto: {name} does not serve here: {e.problem}")
         if not engines:
-            if taken is not None:
-                raise taken
-            reasons = "; ".join(f"{name}: {why}" for name, why in refused.items()) or "none is installed"
-            raise EngineError("open", "auto", f"no engine serves this bundle: {reasons}", hint=_hint(options) or hint)
+            raise _none_serves(refused, options)
         rates = {name: len(x) / seconds for name, seconds in _times(engines, x).items()}
         best = max(engines, key=lambda name: rates[name])
         if rates[best] < _WORTH * rates.get("onnxruntime", 0.0):
@@ -109,8 +103,14 @@ def _measure(
     return engines[best], rates, refused
 
 
-def _hint(options: Options) -> str:
-    return NAME_A_GPU_ENGINE if options.require_gpu else ""
+def _none_serves(refused: dict[str, EngineError], options: Options) -> EngineError:
+    """What the start ends with: where others hold the GPU, that, since a later start may find it free."""
+    errors = list(refused.values())
+    if taken := [e for e in errors if isinstance(e, GpuTaken)]:
+        return taken[-1]
+    reasons = "; ".join(f"{name}: {e.problem}" for name, e in refused.items()) or "none is installed"
+    hint = NAME_A_GPU_ENGINE if options.require_gpu else errors[-1].hint if errors else ""
+    return EngineError("open", "auto", f"no engine serves this bundle: {reasons}", hint=hint)
 
 
 def _times(engines: dict[str, Engine], x: Array) -> dict[str, float]:

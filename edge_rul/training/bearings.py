@@ -19,7 +19,7 @@ from edge_rul.errors import DataError
 from edge_rul.training.columns import Floats, read
 from edge_rul.training.format import Format
 from edge_rul.training.parts import Part
-from edge_rul.training.table import Table, table_of_lives
+from edge_rul.training.table import LARGEST, Table, table_of_lives
 
 FEATURES = "pronostia_features.csv.gz"
 FOLDERS = {"Learning_set": "learning", "Full_Test_Set": "test"}  # the challenge's split, which becomes the groups
@@ -71,8 +71,6 @@ class BearingsSettings(Format, frozen=True, kw_only=True, tag="pronostia"):
 def _features(path: Path, files: dict[str, str]) -> _Snapshots:
     names = ("h_mean", "h_rms", "v_mean", "v_rms")
     columns = read(path, ["bearing", "split", "snapshot", "clock_s", *names], files)
-    for name in names:
-        columns.float32(name)  # which a table cannot hold is refused with its line; the squares want float64
     h_mean, h_rms, v_mean, v_rms = (columns.numbers(name) for name in names)
     squares = np.stack([h_rms**2 - h_mean**2, v_rms**2 - v_mean**2], axis=1)  # (N, 2)
     number, clock = columns.whole("snapshot").astype(np.float64), columns.numbers("clock_s")
@@ -119,7 +117,7 @@ def snapshot(path: Path, digest: hashlib._Hash | None = None) -> tuple[float, fl
         samples = np.array(rows, np.float64)  # (2560, 6)
     except ValueError as e:
         raise DataError("load data set", str(path), f"expected numbers only: {e}") from None
-    if not (held := np.abs(samples) <= np.finfo(np.float32).max).all():  # NaN is not, nor infinity
+    if not (held := np.abs(samples) <= LARGEST).all():  # NaN is not, nor infinity
         line = int((~held).any(axis=1).argmax())
         problem = f"{rows[line]}, expected finite numbers within float32's range"
         raise DataError("load data set", f"{path}:{line + 1}", problem)

@@ -56,7 +56,7 @@ def clean(table: Table, rules: Sequence[Rule]) -> Table:
     invalid = ranges.beyond(values)  # (N, F)
     missing |= invalid
     used: Mask = ~np.any(missing & ~ranges.hold, axis=1)  # (N,)
-    begun = np.repeat(table.starts, np.diff(np.append(table.starts, len(table))))  # (N,) first row of the life
+    begun = np.repeat(table.starts, table.lengths)  # (N,) first row of the life
     used &= _latest(used & ~np.any(missing, axis=1)) >= begun
     counts = {
         "values_invalid": int(invalid.sum()),

@@ -19,7 +19,7 @@ from edge_rul.core.normalise import Array
 from edge_rul.errors import DataAbsent, DataError
 from edge_rul.training.format import Format, Protocol
 from edge_rul.training.parts import Part
-from edge_rul.training.table import Index, Table
+from edge_rul.training.table import LARGEST, Index, Table
 
 SETTINGS = ("setting1", "setting2", "setting3")
 # fmt: off
@@ -29,7 +29,6 @@ SENSORS = (
 )
 # fmt: on
 COLUMNS = (*SETTINGS, *SENSORS)
-LARGEST = float(np.finfo(np.float32).max)  # of a table's numbers
 MOST = 2**53  # of an engine's number, which is read as a float
 
 

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_rul.core.normalise import Array
 from edge_rul.errors import DataAbsent, DataError
-from edge_rul.training.table import Index
+from edge_rul.training.table import LARGEST, Index, in_short
 
 Floats = npt.NDArray[np.float64]
 _SHOWN = 12  # names in a message
@@ -42,7 +41,8 @@ class Columns:
         return self._texts[name]
 
     def numbers(self, name: str) -> Floats:
-        """(N,) NaN where a cell is empty or says NaN. Raises DataError for what is no number, or infinite."""
+        """(N,) NaN where a cell is empty or says NaN. Raises DataError for what is no number, infinite, or beyond the
+        range of a table's float32."""
         cells = self._texts[name]
         try:
             found = np.array([cell or "nan" for cell in cells], np.float64)  # (N,)
@@ -52,16 +52,10 @@ class Columns:
         if np.isinf(found).any():
             row = int(np.isinf(found).argmax())
             raise self.fault(row, f"column {name} is {cells[row]!r}, expected a finite number")
-        return found
-
-    def float32(self, name: str) -> Array:
-        """(N,) as `numbers`, in the precision of a table. Raises DataError for what it cannot hold."""
-        with np.errstate(over="ignore"):  # what becomes infinite is looked for
-            found = self.numbers(name).astype(np.float32)  # (N,)
-        if np.isinf(found).any():
-            row = int(np.isinf(found).argmax())
-            problem = f"column {name} is {self._texts[name][row]!r}, expected a number within float32's range"
-            raise self.fault(row, problem, f"the largest is {np.finfo(np.float32).max:.2g}")
+        if (beyond := np.abs(found) > LARGEST).any():
+            row = int(beyond.argmax())
+            problem = f"column {name} is {cells[row]!r}, expected a number within float32's range"
+            raise self.fault(row, problem, f"the largest is {LARGEST:.2g}")
         return found
 
     def whole(self, name: str) -> Index:
@@ -171,7 +165,7 @@ def _place(path: Path, head: list[str], name: str) -> int:
     if name in head:
         raise DataError("load data set", f"{path}:1", f"has {head.count(name)} columns {name!r}, expected one")
     near = difflib.get_close_matches(name, head, 1)
-    shown = ", ".join(head[:_SHOWN]) + (", ..." if len(head) > _SHOWN else "")
+    shown = in_short(head, _SHOWN)
     hint = f"did you mean {near[0]!r}?" if near else ""
     raise DataError("load data set", f"{path}:1", f"has no column {name!r}; it has {shown}", hint=hint)
 

@@ -11,7 +11,6 @@ import math
 import os
 import shlex
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -131,7 +130,7 @@ def train_command(
 
 
 def _nothing_to_calibrate_on(kept: Table, window: int) -> DataError:
-    longest = max(b - a for a, b in pairwise([*kept.starts.tolist(), len(kept)]))
+    longest = int(kept.lengths.max())
     problem = f"no full window of {window} readings; the longest life among them has {longest}"
     if longest >= window:
         problem += ", with holes or held values in every window"

@@ -14,7 +14,6 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from edge_rul.core.normalise import Array
 from edge_rul.errors import DataError
 from edge_rul.training.columns import read
 from edge_rul.training.format import Format
@@ -51,7 +50,7 @@ class DisksSettings(Format, frozen=True, kw_only=True, tag="backblaze"):
             serials += [s for s, kept in zip(columns.texts("serial_number"), keep, strict=True) if kept]
             days.append(columns.seconds("date")[keep] / DAY)
             failure.append(columns.numbers("failure")[keep] == 1)
-            values.append(np.stack([columns.float32(name) for name in inputs], axis=1)[keep])  # (n, F)
+            values.append(np.stack([columns.numbers(name) for name in inputs], axis=1)[keep])  # (n, F)
         if not serials:
             raise DataError("load data set", str(data), f"has no drive of model {self.model}")
         return _table(np.array(serials, np.str_), np.concatenate(days), failure, values, hashes)
@@ -61,7 +60,7 @@ def _table(
     serial: np.ndarray[tuple[int], np.dtype[np.str_]],
     day: np.ndarray[tuple[int], np.dtype[np.float64]],
     failure: list[np.ndarray[tuple[int], np.dtype[np.bool_]]],
-    values: list[Array],
+    values: list[np.ndarray[tuple[int, int], np.dtype[np.float64]]],
     hashes: dict[str, str],
 ) -> Table:
     names, drive = np.unique(serial, return_inverse=True)  # (D,), (N,)
@@ -80,7 +79,7 @@ def _table(
         asset=names[drive],
         life=np.zeros(len(drive), np.int64),
         cycle=date - date[first][drive],
-        inputs=np.concatenate(values)[order],
+        inputs=np.concatenate(values)[order].astype(np.float32),
         failed=failed[drive],
         files=hashes,
         groups=dict(zip(names.tolist(), groups, strict=True)),

@@ -99,7 +99,7 @@ class TableSettings(Format, frozen=True, tag="table"):
             asset=asset[order],
             life=own[order],
             cycle=cycle[order],
-            inputs=np.stack([columns.float32(n) for n in named], axis=1)[order],  # (N, F)
+            inputs=np.stack([columns.numbers(n) for n in named], axis=1).astype(np.float32)[order],  # (N, F)
             failed=self._failed(columns, asset, own, keys, path.parent, files)[order],
             files=files,
             time=None if self.time is None else np.rint(columns.seconds(self.time) * 1000).astype(np.int64)[order],

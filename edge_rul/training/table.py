@@ -18,6 +18,7 @@ from edge_rul.errors import DataError
 
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+LARGEST = float(np.finfo(np.float32).max)  # of a table's inputs
 ROWS = ("asset", "life", "cycle", "inputs", "rul", "is_lower_bound", "time", "held", "health")  # of each reading
 
 
@@ -65,6 +66,11 @@ class Table(msgspec.Struct, frozen=True):
         return np.concatenate([[0], np.flatnonzero(new) + 1]).astype(np.int64) if len(self) else np.zeros(0, np.int64)
 
     @property
+    def lengths(self) -> Index:
+        """(L,) how many rows each of the L lives has."""
+        return np.diff(np.append(self.starts, len(self)))
+
+    @property
     def assets(self) -> list[str]:
         """Every asset once, in the table's order."""
         return list(dict.fromkeys(self.asset.tolist()))
@@ -90,9 +96,9 @@ class Table(msgspec.Struct, frozen=True):
         return Readings(self.inputs, self.inputs[previous], elapsed)
 
 
-def in_short(assets: Sequence[str], shown: int = 12) -> str:
-    """The assets' names in a message."""
-    return ", ".join([*assets[:shown], *(["..."] if len(assets) > shown else [])])
+def in_short(names: Sequence[str], shown: int = 12) -> str:
+    """Names in a message."""
+    return ", ".join([*names[:shown], *(["..."] if len(names) > shown else [])])
 
 
 def table_of_lives(

@@ -46,7 +46,7 @@ class WindSettings(Format, frozen=True, kw_only=True, tag="edp_scada"):
         repeated = columns.numbers(REPEATED) == 1  # (N,)
         recovering = since < self.recovery_days * DAY  # (N,)
         keep = ~repeated & ~recovering
-        values = np.stack([columns.float32(name) for name in inputs], axis=1)  # (N, F)
+        values = np.stack([columns.numbers(name) for name in inputs], axis=1).astype(np.float32)  # (N, F)
         return table_of_lives(
             asset=turbine[keep],
             life=_from_0(turbine[keep], life[keep]),
