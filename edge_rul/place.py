@@ -43,13 +43,13 @@ class Hands:
             self.say("leave", where, "it is a symbolic link; a masked unit is one to /dev/null")
         elif not path.exists():
             if self.say("write", where):
-                write_whole(path, text.encode())
+                write_whole(path, text.encode(), mode=0o644)
         elif (found := path.read_text(encoding="utf-8", errors="replace")) == text:
             self.say("leave", where, "it is there")
         elif not _unaltered(found):
             self.say("leave", where, "it was altered, or is not ours; `--root DIR` writes ours elsewhere, to compare")
         elif self.say("update", where):
-            write_whole(path, text.encode())
+            write_whole(path, text.encode(), mode=0o644)
 
     def offer(self, where: Path, text: str) -> None:
         """Write a file that is the operator's from then on."""
@@ -57,7 +57,7 @@ class Hands:
         if path.exists() or path.is_symlink():
             self.say("leave", where, "it is there, and yours")
         elif self.say("write", where):
-            write_whole(path, text.encode())
+            write_whole(path, text.encode(), mode=0o644)
 
     def take_back(self, where: Path, why: str = "", *, altered: bool = False) -> None:
         """Remove a file of ours, and one that was altered only where `altered` says so."""

@@ -6,25 +6,29 @@ Owns the draft beside the file and its removal. Must not know what is in a file,
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes | memoryview, *, mode: int = 0o644, durable: bool = True) -> None:
+def write_whole(path: Path, data: bytes | memoryview, *, mode: int | None = None, durable: bool = True) -> None:
     """Write the file so that a reader finds the old content or the new, never a part; also where several write at once.
 
-    mode: from the first byte on no wider than this. durable: the content is on the disk before it has the name, so that
-    a power failure leaves no empty file; not needed for what can be done without. Raises OSError, and leaves no draft.
+    mode: whatever the umask says, and from the first byte on no wider; None leaves it to the umask, as for any new file
+    (the service's is 077). durable: the content is on the disk before it has the name, so that a power failure leaves
+    no empty file; not needed for what can be done without. Raises OSError, and leaves no draft.
     """
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # for its owner alone
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    handle = os.open(draft, flags, 0o666 if mode is None else 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(handle, mode)
+            if mode is not None:
+                os.fchmod(handle, mode)
             if durable:
                 os.fsync(handle)
-        Path(draft).replace(path)
+        draft.replace(path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import hypothesis
 import pytest
@@ -37,7 +37,7 @@ hypothesis.settings.register_profile("edge_rul", deadline=None)
 hypothesis.settings.load_profile("edge_rul")
 
 
-def absent(what: str) -> None:
+def absent(what: str) -> NoReturn:
     """Skip, or under CI=true fail."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have {what}")

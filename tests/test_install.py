@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pwd
@@ -408,7 +407,19 @@ def client(guarded: Broker) -> Iterator[Callable[[str], Client]]:
 
 
 @pytest.fixture
-def installed(root: Path, service: Service, guarded: Broker, tiny_bundle: Bundle) -> pwd.struct_passwd:
+def packages() -> Iterator[tuple[int, ...]]:
+    """The directories that hold our package and what it needs, open."""
+    found = [path for path in sys.path if "site-packages" in path]
+    opened = tuple(os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (*found, ROOT))
+    yield opened
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def installed(
+    root: Path, service: Service, guarded: Broker, tiny_bundle: Bundle, packages: tuple[int, ...]
+) -> pwd.struct_passwd:
     """The service below the root, as an operator would make it ready: its user. The bundle is the tests' small one, and
     the program puts itself under the unit's filter of system calls first."""
     program = root / "opt/edge-rul/venv/bin/edge-rul"
@@ -428,19 +439,27 @@ def installed(root: Path, service: Service, guarded: Broker, tiny_bundle: Bundle
     user = Hands(root, dry_run=False).user("edge-rul")
     assert user is not None
     confined = sandbox("10-cpu-onnxruntime")
-    program.write_text(f"{interpreter(user)}{confined}from edge_rul.cli import main\nsys.exit(main())\n")
+    program.write_text(f"{interpreter(user, packages)}{confined}from edge_rul.cli import main\nsys.exit(main())\n")
     program.chmod(0o755)
     return user
 
 
-def interpreter(user: pwd.struct_passwd) -> str:
-    """The first lines of a program that the user can run with this test's packages: its Python may lie in a home."""
-    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
-        first = f"import sys\nsys.path[:0] = {[p for p in sys.path if 'site-packages' in p]!r} + [{str(ROOT)!r}]\n"
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            subprocess.run([python, "-c", f"{first}import edge_rul"], check=True, env={}, **as_user(user))
-            return f"#!{python}\n{first}"
-    pytest.skip("needs a Python and a checkout that another user can read")
+def interpreter(user: pwd.struct_passwd, opened: tuple[int, ...]) -> str:
+    """The first lines of a program that the user can run with this test's packages, given as open directories: they may
+    lie in somebody's home, where the user may not enter. For the same reason it may need another Python than ours."""
+    first = f"import sys\nsys.path[:0] = {[f'/proc/self/fd/{fd}' for fd in opened]!r}\n"
+
+    def runs(python: str) -> bool:
+        command = [python, "-c", f"{first}import edge_rul"]
+        try:
+            return not subprocess.run(command, check=False, env={}, pass_fds=opened, **as_user(user)).returncode
+        except OSError:
+            return False
+
+    python = next(filter(runs, (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}")), None)
+    if python is None:
+        absent(f"a Python 3.{sys.version_info.minor} that another user can run")
+    return f"#!{python}\n{first}"
 
 
 def as_user(user: pwd.struct_passwd) -> dict[str, Any]:
@@ -448,7 +467,7 @@ def as_user(user: pwd.struct_passwd) -> dict[str, Any]:
 
 
 @pytest.fixture
-def daemon(root: Path, installed: pwd.struct_passwd) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(root: Path, installed: pwd.struct_passwd, packages: tuple[int, ...]) -> Iterator[subprocess.Popen[bytes]]:
     """The installed unit's command as systemd would start it, and READY seen."""
     credentials = root / "run/credentials/edge-rul.service"
     credentials.mkdir(parents=True)
@@ -470,7 +489,9 @@ def daemon(root: Path, installed: pwd.struct_passwd) -> Iterator[subprocess.Pope
             "CACHE_DIRECTORY": str(root / "var/cache/edge-rul"),
             "CREDENTIALS_DIRECTORY": str(credentials),
         }
-        process = subprocess.Popen(command, env=environment, umask=0o077, stdout=out, stderr=out, **as_user(installed))
+        process = subprocess.Popen(
+            command, env=environment, umask=0o077, stdout=out, stderr=out, pass_fds=packages, **as_user(installed)
+        )
         try:
             pidfd = os.pidfd_open(process.pid)
             ready, _, _ = select.select([manager, pidfd], [], [], PATIENCE)

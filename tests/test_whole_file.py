@@ -27,7 +27,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_draft(
 
     monkeypatch.setattr(whole_file.os, call, full)
     with pytest.raises(OSError, match="No space"):
-        write_whole(path, b"new")
+        write_whole(path, b"new", mode=0o644)
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
 
@@ -49,6 +49,18 @@ def test_the_mode_is_set_whatever_the_umask_and_the_old_file_say(path: Path) -> 
         assert path.stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022])
+def test_without_a_mode_the_umask_alone_decides(path: Path, umask: int) -> None:
+    """The service's umask is 077: nothing that the daemon keeps is anybody else's to read."""
+    path.chmod(0o666)
+    before = os.umask(umask)
+    try:
+        write_whole(path, b"new")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_nobody_else_may_read_a_draft(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

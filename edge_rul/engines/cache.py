@@ -94,7 +94,7 @@ def default_directory() -> Path:
 def keep(path: Path, data: bytes) -> None:
     """Write a file of the cache, whole or not at all, and its directory before it. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, data)  # built by an administrator, read by the daemon's user
+    write_whole(path, data, mode=0o644)  # built by an administrator, read by the daemon's user
 
 
 def store(entry: Entry, facts: Facts, blob: bytes, seconds: float) -> None:

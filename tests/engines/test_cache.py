@@ -195,7 +195,6 @@ def test_an_engine_that_does_not_load_is_not_kept(box: Builder) -> None:
 def read_only(box: Builder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builder]:
     """The cache with one engine in it, whose directory answers "read-only" to whoever writes."""
     box.open()
-    from edge_rul import whole_file
     from edge_rul.engines import cache
 
     refusal = OSError(30, "Read-only file system")
@@ -211,7 +210,6 @@ def read_only(box: Builder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Builder
         return real_open(path, flags, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(cache.os, "open", guarded)
-    monkeypatch.setattr(whole_file.tempfile, "mkstemp", refuse)
     monkeypatch.setattr(Path, "replace", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
     box.said.clear()
