@@ -135,6 +135,7 @@ def run(keys: Keys, data: Path, stride: int, judge: Judge = "network") -> Figure
     """Train by the keys; the figures on every `stride`-th validation window. Raises EdgeRulError."""
     from edge_rul.training import fit, lives, progress  # noqa: PLC0415
     from edge_rul.training.detection import detect  # noqa: PLC0415
+    from edge_rul.training.normaliser import ConditionSettings  # noqa: PLC0415
     from edge_rul.training.prepared import fit_transform, predict, prepare, score  # noqa: PLC0415
     from edge_rul.training.settings import TrainingSettings  # noqa: PLC0415
     from edge_rul.training.tree import Tree  # noqa: PLC0415
@@ -165,7 +166,10 @@ def run(keys: Keys, data: Path, stride: int, judge: Judge = "network") -> Figure
     assert reached.nasa_score is not None
 
     # The tree sees what it always sees: windows as they are, and each of them.
-    plain = msgspec.structs.replace(settings, smooth=None)
+    normaliser = settings.normaliser
+    if isinstance(normaliser, ConditionSettings):
+        normaliser = msgspec.structs.replace(normaliser, loadings=False)
+    plain = msgspec.structs.replace(settings, smooth=None, normaliser=normaliser)
     transform = fit_transform(learnt, plain)
     taught, asked = (prepare(w, plain, transform) for w in (full_windows(learnt, settings.window), validation))
     known, judges = ~taught.labels.is_lower_bound, ~asked.labels.is_lower_bound

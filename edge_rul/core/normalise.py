@@ -55,7 +55,9 @@ class ZScore(msgspec.Struct, frozen=True, tag="zscore", tag_field="kind", forbid
         return out
 
 
-class Conditions(msgspec.Struct, frozen=True, tag="conditions", tag_field="kind", forbid_unknown_fields=True):
+class Conditions(
+    msgspec.Struct, frozen=True, tag="conditions", tag_field="kind", forbid_unknown_fields=True, omit_defaults=True
+):
     """A z-score for each of K operating conditions, told apart by S settings; all fitted on training lives only.
 
     by:        the inputs that are the settings
@@ -64,6 +66,9 @@ class Conditions(msgspec.Struct, frozen=True, tag="conditions", tag_field="kind"
     reach:     (K,) distance of the farthest training reading of each condition from its centroid
     margin:    a reading is in no condition when it lies farther than reach * (1 + margin) from the nearest centroid
     mean, std: (K, C) as of a ZScore; std 0 where a feature is constant within the condition
+    loading:   (K, C) from -1 to 1, how much of what lies behind a feature it shows in each condition: normalised it is
+               loading * h + noise, with h the same whatever the condition, and the noise's variance what is left of 1.
+               None: not measured
     """
 
     by: list[str]
@@ -73,6 +78,7 @@ class Conditions(msgspec.Struct, frozen=True, tag="conditions", tag_field="kind"
     margin: float
     mean: list[list[float]]
     std: list[list[float]]
+    loading: list[list[float]] | None = None
 
     def __post_init__(self) -> None:
         K, S = len(self.centroids), len(self.by)
@@ -85,6 +91,11 @@ class Conditions(msgspec.Struct, frozen=True, tag="conditions", tag_field="kind"
             raise ValueError("scale must be above 0, reach and margin not negative")
         for mean, std in zip(self.mean, self.std, strict=True):
             _check_scales(mean, std)
+        if self.loading is not None:
+            if [len(row) for row in self.loading] != [self.width] * K:
+                raise ValueError(f"loading does not fit {K} conditions of {self.width} features")
+            if not np.all(np.abs(self.loading) < 1):  # NaN neither
+                raise ValueError("loading must lie between -1 and 1: some of a feature is always noise")
 
     @property
     def width(self) -> int:

@@ -13,15 +13,17 @@ import msgspec
 import numpy as np
 
 from edge_rul.core.features import Feature, Features, Readings
-from edge_rul.core.normalise import Array, Mask, Normaliser, ZScore, outside
+from edge_rul.core.normalise import Array, Index, Mask, Normaliser, ZScore, outside
 from edge_rul.core.smooth import Smoothing, smooth
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """Readings (...) on their way. z: (..., C) normalised. known: (...) whether the reading is in an operating
-    condition that training saw. unknown_change: (...) whether a change is not known, and taken as 0."""
+    """Readings (...) on their way. z: (..., C) normalised. condition: (...) the operating condition, the only one being
+    0. known: (...) whether it is one that training saw. unknown_change: (...) whether a change is not known, and taken
+    as 0."""
 
     z: Array
+    condition: Index
     known: Mask
     unknown_change: Mask
 
@@ -71,7 +73,10 @@ class Transform:
             raise ValueError(f"normaliser.by names {', '.join(sorted(unknown))}; the inputs are {', '.join(inputs)}")
         self._by = [self.inputs.index(name) for name in by]
         self._shape = (window, len(self.inputs))
+        self._smoothing = smoothing
         self._matrix = None if smoothing is None else smoothing.matrix(window)
+        loading = None if isinstance(normaliser, ZScore) else normaliser.loading
+        self._loading = None if loading is None else np.array(loading)  # (K, C)
         self.changes = self._features.changes
         self.along = bool(by) or smoothing is not None
 
@@ -79,13 +84,16 @@ class Transform:
         """Each reading by itself, or with the one before it."""
         features, unknown_change = self._features.apply(readings)  # (..., C), (...)
         if isinstance(self.normaliser, ZScore):
-            return Rows(self.normaliser.apply(features), np.ones_like(unknown_change), unknown_change)
+            z = self.normaliser.apply(features)  # (..., C)
+            return Rows(z, np.zeros(z.shape[:-1], np.int64), np.ones_like(unknown_change), unknown_change)
         condition, known = self.normaliser.choose(np.take(readings.values, self._by, axis=-1))  # (...), (...)
-        return Rows(self.normaliser.apply(features, condition), known, unknown_change)
+        return Rows(self.normaliser.apply(features, condition), condition, known, unknown_change)
 
-    def finish(self, z: Array, known: Mask) -> Array:
-        """(B, T, C) normalised and (B, T) -> (B, T, C), what looks along a window: readings in no known condition give
-        way to the reading before them, and smoothing."""
+    def finish(self, z: Array, condition: Index, known: Mask) -> Array:
+        """(B, T, C) normalised, (B, T) and (B, T) -> (B, T, C), what looks along a window: smoothing, where a reading
+        in no known condition gives way to the one before it, or counts for nothing where readings are weighed."""
+        if self._smoothing is not None and self._loading is not None:
+            return self._smoothing.weighted(z, self._loading[condition] * known[..., None])
         x = z if known.all() else _stand_in(z, known)
         return x if self._matrix is None else smooth(self._matrix, x)
 
@@ -107,7 +115,7 @@ class Transform:
             Marks([self.inputs[i] for i in np.flatnonzero(beyond[b])] if far else [], condition, change)
             for b, (far, condition, change) in enumerate(zip(*(d.tolist() for d in doubtful), strict=True))
         ]
-        return Transformed(self.finish(rows.z, rows.known), marks)
+        return Transformed(self.finish(rows.z, rows.condition, rows.known), marks)
 
 
 def plain(inputs: Sequence[str]) -> list[Feature]:

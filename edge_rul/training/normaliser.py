@@ -1,8 +1,8 @@
 """The normaliser that a configuration asks for, fitted on training readings.
 
 Owns how operating conditions are found: k-means on the settings, each in units of its deviation (scikit-learn's, with
-ten starts). What a normaliser is and how it is applied stands in the core, which the daemon shares. Must not know
-windows, files or torch.
+ten starts); and how much each feature tells in each of them. What a normaliser is and how it is applied stands in the
+core, which the daemon shares. Must not know windows, files or torch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import numpy as np
 from msgspec import Meta
 
 from edge_rul.core.features import Feature
-from edge_rul.core.normalise import Array, Conditions, Normaliser, ZScore
+from edge_rul.core.normalise import Array, Conditions, Index, Mask, Normaliser, ZScore
+from edge_rul.core.smooth import Loading
 from edge_rul.errors import ConfigError, DataError
 
 STARTS = 10
+NOISE = 0.05  # of a feature's variance at least: less cannot be told from readings
+BELIEF = 30  # pairs that each condition has beside its own, with one that tells what all together do
+SWEEPS = 100
 
 
 class ZScoreSettings(msgspec.Struct, frozen=True, tag="zscore", tag_field="kind", forbid_unknown_fields=True):
@@ -28,18 +32,24 @@ class ZScoreSettings(msgspec.Struct, frozen=True, tag="zscore", tag_field="kind"
     def settings(self) -> list[str]:
         return []
 
+    @property
+    def loadings(self) -> bool:
+        return False
+
 
 class ConditionSettings(msgspec.Struct, frozen=True, tag="conditions", tag_field="kind", forbid_unknown_fields=True):
     """One mean and deviation a feature and operating condition.
 
-    by:     the inputs that tell the conditions apart
-    count:  how many there are
-    margin: a reading is in no condition when it lies farther from each than training readings did, by this share
+    by:       the inputs that tell the conditions apart
+    count:    how many there are
+    margin:   a reading is in no condition when it lies farther from each than training readings did, by this share
+    loadings: measure how much each feature tells in each condition, and weigh readings by it where they are smoothed
     """
 
     by: Annotated[list[str], Meta(min_length=1)]
     count: Annotated[int, Meta(ge=1)]
     margin: Annotated[float, Meta(ge=0)] = 1.0
+    loadings: bool = False
 
     @property
     def settings(self) -> list[str]:
@@ -49,9 +59,12 @@ class ConditionSettings(msgspec.Struct, frozen=True, tag="conditions", tag_field
 NormaliserSettings = ZScoreSettings | ConditionSettings
 
 
-def fit_normaliser(chosen: NormaliserSettings, features: Array, settings: Array, seed: int) -> Normaliser:
-    """features: (N, C) and settings: (N, S) of training readings. Raises DataError where the settings do not fall into
-    so many conditions, and ConfigError without scikit-learn."""
+def fit_normaliser(
+    chosen: NormaliserSettings, features: Array, settings: Array, follows: Mask, seed: int
+) -> Normaliser:
+    """features: (N, C) and settings: (N, S) of training readings; follows: (N,) whether the one before each is of the
+    same life. Raises DataError where the settings do not fall into so many conditions, and ConfigError without
+    scikit-learn."""
     if isinstance(chosen, ZScoreSettings):
         return ZScore.fit(features)
     try:
@@ -71,7 +84,39 @@ def fit_normaliser(chosen: NormaliserSettings, features: Array, settings: Array,
     spread = rows.std(axis=0)  # (S,)
     scaled = rows / np.where(spread > 0, spread, 1.0)  # (N, S)
     condition = KMeans(chosen.count, n_init=STARTS, random_state=seed).fit_predict(scaled).astype(np.int64)  # (N,)
-    return Conditions.fit(features, settings, condition, chosen.by, chosen.margin)
+    fitted = Conditions.fit(features, settings, condition, chosen.by, chosen.margin)
+    if not chosen.loadings:
+        return fitted
+    own, _ = fitted.choose(settings)  # (N,)
+    loading = loadings(fitted.apply(features, own), own, follows, chosen.count)  # (K, C)
+    return msgspec.structs.replace(fitted, loading=loading.tolist())
+
+
+def loadings(z: Array, condition: Index, follows: Mask, count: int) -> Loading:
+    """(N, C) normalised, (N,) and (N,) of training readings -> (K, C), see `Conditions.loading`.
+
+    What lies behind a feature stays from one reading to the next, and noise is drawn anew. So over pairs of neighbours
+    the mean of z z' is a_k a_l, where the first is in condition k and the second in l: one-factor analysis, whose
+    loadings a are those of least squares over all pairs. Only their sign is free: most are positive.
+    """
+    later = np.flatnonzero(follows)  # (P,)
+    pair = condition[later - 1], condition[later]  # (P,) each
+    product = z[later - 1].astype(np.float64) * z[later]  # (P, C)
+    total = np.zeros((count, count, z.shape[1]))  # (K, K, C)
+    pairs = np.zeros((count, count, 1))  # (K, K, 1)
+    np.add.at(total, pair, product)
+    np.add.at(pairs, pair, 1.0)
+    total, pairs = total + total.swapaxes(0, 1), pairs + pairs.swapaxes(0, 1)
+    alike = np.sqrt(np.maximum(product.sum(axis=0) / max(1, len(later)), 0.0))  # (C,) if all conditions told the same
+    a = np.tile(alike, (count, 1))  # (K, C)
+    for _ in range(SWEEPS):
+        seen = (pairs * a**2).sum(axis=1) + BELIEF * alike**2  # (K, C)
+        told = (total * a).sum(axis=1) + BELIEF * alike**3  # (K, C)
+        best = np.divide(told, seen, out=np.zeros_like(a), where=seen > 0)  # (K, C) given these a
+        a = (a + best) / 2  # half of the way: all of it would swing
+    limit = np.sqrt(1 - NOISE)
+    clipped: Loading = np.clip(a, -limit, limit)
+    return clipped
 
 
 def constants(normaliser: Normaliser, features: Sequence[Feature]) -> list[str]:

@@ -28,11 +28,13 @@ CPU = torch.device("cpu")
 
 
 class Prepared(NamedTuple):
-    """rows: (N, C) the table's readings normalised, and known: (N,) whether each is in a known operating condition.
-    labels: what the windows are judged by, in the RUL's unit. scale: from that unit to the training scale."""
+    """rows: (N, C) the table's readings normalised, condition and known: (N,) the operating condition of each, and
+    whether it is a known one. labels: what the windows are judged by, in the RUL's unit. scale: from that unit to the
+    training scale."""
 
     transform: Transform
     rows: Tensor
+    condition: Index
     known: Mask
     windows: Windows
     labels: Labels
@@ -45,7 +47,8 @@ class Prepared(NamedTuple):
         if not self.transform.along:
             return x
         # By the daemon's own steps: a product on another device gives other last bits.
-        return torch.from_numpy(self.transform.finish(x.cpu().numpy(), self.known[rows])).to(x.device)
+        finished = self.transform.finish(x.cpu().numpy(), self.condition[rows], self.known[rows])  # (B, T, C)
+        return torch.from_numpy(finished).to(x.device)
 
     def batch(self, select: Index) -> tuple[Tensor, Targets]:
         """The selected windows (B, T, C) and their targets, on the device."""
@@ -76,7 +79,7 @@ def fit_transform(table: Table, settings: TrainingSettings) -> Transform:
         low=table.inputs.min(axis=0).tolist(),
         high=table.inputs.max(axis=0).tolist(),
         features=settings.seen,
-        normaliser=fit_normaliser(settings.normaliser, values, by, settings.seed),
+        normaliser=fit_normaliser(settings.normaliser, values, by, table.follows, settings.seed),
         smoothing=settings.smooth,
         window=settings.window,
     )
@@ -91,7 +94,8 @@ def prepare(
     """Label and transform the windows' table."""
     rows = transform.rows(windows.table.readings(before=transform.changes))
     true = labels(windows, settings.rul.max, settings.classes)
-    return Prepared(transform, torch.from_numpy(rows.z).to(device), rows.known, windows, true, SCALE / settings.rul.max)
+    z = torch.from_numpy(rows.z).to(device)  # (N, C)
+    return Prepared(transform, z, rows.condition, rows.known, windows, true, SCALE / settings.rul.max)
 
 
 @torch.no_grad()

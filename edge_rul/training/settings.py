@@ -199,6 +199,10 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 "recipe.early_stopping and a plateau schedule watch the validation RMSE, and no assets are held out: "
                 "expected validation: {share: ..., seed: ...}"
             )
+        if self.normaliser.loadings and self.smooth is None:
+            raise ValueError(
+                "normaliser.loadings is true, and weighs readings in a line: expected smooth: {kind: line}"
+            )
         names = [i.name for i in self.inputs]
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"inputs name a sensor twice: {', '.join(sorted(twice))}")

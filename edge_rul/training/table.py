@@ -66,6 +66,11 @@ class Table(msgspec.Struct, frozen=True):
         return np.concatenate([[0], np.flatnonzero(new) + 1]).astype(np.int64) if len(self) else np.zeros(0, np.int64)
 
     @property
+    def follows(self) -> Mask:
+        """(N,) whether the row before each is of the same life."""
+        return ~np.isin(np.arange(len(self)), self.starts)
+
+    @property
     def lengths(self) -> Index:
         """(L,) how many rows each of the L lives has."""
         return np.diff(np.append(self.starts, len(self)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -92,6 +93,32 @@ def test_a_reading_in_no_condition_gives_way_to_the_one_before_it_and_is_marked(
     np.testing.assert_allclose(done.x[..., 0], expected, rtol=1e-6)
     assert [m.unknown_condition for m in done.marks] == [1, 2, 3, 0]
     assert done.marks[3] == Marks()
+
+
+def test_a_reading_in_no_condition_counts_for_nothing_where_readings_are_weighed() -> None:
+    here, nowhere = [0.0, 54.0, 7.0], [5.0, 54.0, 3.0]
+    otherwise = [5.0, -1000.0, 1000.0]
+    windows = np.array([[here, nowhere, here], [here, otherwise, here], [nowhere] * 3], np.float32)
+    weighed = msgspec.structs.replace(conditions(), loading=[[0.5, 0.0], [0.9, 0.6]])
+    done = transform(normaliser=weighed, smoothing=Line()).apply(Readings(windows))
+    np.testing.assert_array_equal(done.x[0], done.x[1])
+    assert (done.x[0, :, 0] > 0.3).all(), "two readings beyond the mean, less what one could be by chance"
+    assert not done.x[2].any()
+    assert [m.unknown_condition for m in done.marks] == [1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("loading", "problem"),
+    [
+        ([[0.5, 0.5]], "does not fit 2 conditions of 2 features"),
+        ([[0.5, 0.5], [0.5]], "does not fit 2 conditions of 2 features"),
+        ([[0.5, 0.5], [0.5, 1.0]], "between -1 and 1"),
+        ([[0.5, 0.5], [0.5, float("nan")]], "between -1 and 1"),
+    ],
+)
+def test_loadings_that_cannot_be_are_refused(loading: list[list[float]], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        msgspec.structs.replace(conditions(), loading=loading)
 
 
 def test_inputs_beyond_training_are_named_by_the_last_reading() -> None:

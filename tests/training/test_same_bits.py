@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,17 +48,20 @@ FEATURES = [
 ]
 
 
-def make_transform(smoothing: Smoothing | None, *, conditions: bool) -> Transform:
-    """conditions: two, by s, about 0 and 10, where 5 is in neither; else normalised as a whole."""
+def make_transform(smoothing: Smoothing | None, *, conditions: bool, weighed: bool = False) -> Transform:
+    """conditions: two, by s, about 0 and 10, where 5 is in neither; else normalised as a whole. weighed: by what each
+    feature tells in each condition."""
     random = np.random.default_rng(0)
     s = np.concatenate([random.uniform(-1, 1, 50), random.uniform(9, 11, 50)]).astype(np.float32)[:, None]
     rows = random.normal(3, 2, (100, len(FEATURES))).astype(np.float32)
+    loading = random.uniform(-0.9, 0.9, (2, len(FEATURES))).tolist() if weighed else None
+    both = msgspec.structs.replace(Conditions.fit(rows, s, np.arange(100) // 50, ["s"], margin=0.2), loading=loading)
     return Transform(
         [rule.name for rule in RULES],
         low=[-1, -50, 0],
         high=[11, 50, 100],
         features=FEATURES,
-        normaliser=Conditions.fit(rows, s, np.arange(100) // 50, ["s"], margin=0.2) if conditions else ZScore.fit(rows),
+        normaliser=both if conditions else ZScore.fit(rows),
         smoothing=smoothing,
         window=T,
     )
@@ -65,6 +69,7 @@ def make_transform(smoothing: Smoothing | None, *, conditions: bool) -> Transfor
 
 SMOOTHINGS = (None, Line(), Line(slope=4))
 TRANSFORMS = [make_transform(smoothing, conditions=c) for smoothing in SMOOTHINGS for c in (False, True)]
+TRANSFORMS += [make_transform(smoothing, conditions=True, weighed=True) for smoothing in SMOOTHINGS]
 
 
 def make_pipeline(transform: Transform, max_batch: int) -> Pipeline:
@@ -126,7 +131,7 @@ def by_training(transform: Transform, table: Table) -> dict[Key, tuple[Array, in
     windows = full_windows(table, T)
     rows = transform.rows(table.readings(before=True))
     index = windows.rows()  # (n, T)
-    x = transform.finish(rows.z[index], rows.known[index])
+    x = transform.finish(rows.z[index], rows.condition[index], rows.known[index])
     condition, change = (~rows.known[index]).sum(axis=1), rows.unknown_change[index].sum(axis=1)
     return dict(zip(windows.keys(), zip(x, condition.tolist(), change.tolist(), strict=True), strict=True))
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from edge_rul import bundle as bundles
+from edge_rul.core.features import Feature
 from edge_rul.core.normalise import Conditions, ZScore
 from edge_rul.engines import open_engine, verify
 from edge_rul.training.commands import train_command
@@ -62,6 +63,12 @@ def test_conditions_are_those_that_were_flown(trained: tuple[bundles.Bundle, str
     for k in range(6):
         assert np.abs(z[condition == k].mean(axis=0)).max() < 0.5
         assert z[condition == k].std(axis=0) == pytest.approx(1, abs=0.3)
+    # At sea level the fan's speed is held, and tells nothing of wear that temperatures tell as well as anywhere.
+    fan, hot = (manifest.seen.index(Feature(name, name)) for name in ("Nf", "T50"))
+    loading = np.array(manifest.normaliser.loading)  # (6, 14)
+    assert loading.shape == (6, 14)
+    assert loading[0, fan] == loading[:, fan].min() < loading[3, fan] - 0.2
+    assert loading[:, hot].min() > 0.7
     # Between two conditions is none.
     readings = full_windows(table, manifest.window).readings(slice(0, 2), before=False)
     readings.values[0, -1, :3] = [30, 0.7, 100]
