@@ -282,13 +282,13 @@ def main(argv: list[str] | None = None) -> int:
     log = options.out / "results.jsonl"
     done = [msgspec.json.decode(line, type=Result) for line in log.read_bytes().splitlines()] if log.exists() else []
     end = time.monotonic() + 60 * options.minutes
-    left = 0
+    left, needed = 0, 0.0
     for key, of, name, number, keys in runs:
         if any(r.key == key for r in done):
             continue
         longest = max((r.figures.seconds for r in done if r.subset == of), default=0.0)
         if time.monotonic() + longest >= end:
-            left += 1
+            left, needed = left + 1, max(needed, longest / 60)
             continue
         print(f"{of}, split {number}: {name}", file=sys.stderr, flush=True)
         try:
@@ -300,7 +300,8 @@ def main(argv: list[str] | None = None) -> int:
         with log.open("ab") as file:
             file.write(msgspec.json.encode(result) + b"\n")
     if left:
-        print(f"no time for {left} of {len(runs)} runs: call again", file=sys.stderr)
+        more = f" with --minutes above {needed:.0f}, as long as one took" if needed >= options.minutes else ""
+        print(f"no time for {left} of {len(runs)} runs: call again{more}", file=sys.stderr)
     found = {r.key: r for r in done}
     # By the name that the search has for it now.
     text = table([msgspec.structs.replace(found[p.key], candidate=p.candidate) for p in runs if p.key in found])

@@ -12,6 +12,7 @@ and the engine's sha256. The sidecar is written last: an engine without one was 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -225,10 +226,15 @@ class EngineCache:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # To read is enough for a lock, also where somebody else made the file. It stays: removing it would let two
-            # processes lock two files of one name.
+            # It stays: removing it would let two processes lock two files of one name.
             lock = self.directory / f"{entry.engine.stem}.lock"
-            handle = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # NFS locks no other
+            except PermissionError:
+                if not lock.exists():
+                    raise
+                # Somebody else made it, and elsewhere to read is enough.
+                handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as e:
             yield e
             return
@@ -244,7 +250,8 @@ class EngineCache:
                         told = True
                     waiting()
                     time.sleep(_WAIT)
-            yield None
+            refused = errno.EACCES
+            yield None if os.access(self.directory, os.W_OK) else PermissionError(refused, os.strerror(refused))
         finally:
             os.close(handle)  # and with it the lock
 

@@ -101,10 +101,10 @@ def compile_command(
     _say(f"compute capability {facts.compute_capability}, batches of 1 to {max_batch}")
     try:
         with extending(notify, "building the TensorRT engine"), kept.alone(entry) as refusal:
-            if refusal is not None:
-                raise refusal
             if not again and _whole(entry, facts):
                 print(f"{entry.engine} is there already; --again builds it anew")
+            elif refusal is not None:
+                raise refusal  # before the minutes that a build takes
             else:
                 began = time.monotonic()
                 with _shown() as progress:

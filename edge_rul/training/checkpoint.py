@@ -31,7 +31,7 @@ def write(directory: Path, state: State, number: int) -> None:
     # The standard library's JSON, since the best RMSE so far begins at infinity.
     plain = {"tensors": name, "sha256": hashlib.sha256(tensors).hexdigest(), **state.plain}
     write_whole(directory / FILE, json.dumps(plain, indent=1).encode())
-    for old in directory.glob("checkpoint-*.safetensors"):
+    for old in directory.glob("*checkpoint-*.safetensors*"):  # and what a write that was killed left of one
         if old.name != name:
             old.unlink()
 

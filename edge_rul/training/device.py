@@ -16,7 +16,6 @@ from edge_rul.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
-EMULATED = 3.0  # bfloat16 takes tens of times as long where it is emulated; the rest is room for a bad measurement
 
 
 def choose(device: Device) -> torch.device:
@@ -40,7 +39,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 def bfloat16_slowdown() -> float:
     """How many times longer than in float32 a matrix product takes in bfloat16 on this processor.
 
-    Above 1 the processor lacks bfloat16 instructions and emulates them. Measured once, by the shortest of many runs:
+    Above 1 the processor lacks bfloat16 instructions. Measured once, by the shortest of many runs:
     beside other work on the same cores a single one tells nothing.
     """
 
@@ -57,5 +56,9 @@ def bfloat16_slowdown() -> float:
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 costs so much there that it is to be kept out of every step."""
-    return device.type == "cpu" and bfloat16_slowdown() > EMULATED
+    """Whether bfloat16 takes tens of times as long there, so that it is to be kept out of every step. A fact of the
+    processor, and no measurement: a run's bits depend on it."""
+    if device.type != "cpu":
+        return False
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return not (there and torch.ops.mkldnn._is_mkldnn_bf16_supported())

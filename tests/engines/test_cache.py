@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import stat
@@ -256,11 +257,27 @@ def test_a_lock_that_somebody_else_made_is_enough(box: Builder, monkeypatch: pyt
     box.cache.directory.mkdir()
     with box.cache.alone(box.cache.entry(FACTS)):
         pass
-    flags = []
     real = os.open
-    monkeypatch.setattr("edge_rul.engines.cache.os.open", lambda p, f, *a: flags.append(f) or real(p, f, *a))
+
+    def guarded(path: object, flags: int, *more: int) -> int:
+        if str(path).endswith(".lock") and flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("edge_rul.engines.cache.os.open", guarded)
     assert box.open() == "engine 1"
-    assert [f & (os.O_WRONLY | os.O_RDWR) for f in flags[:1]] == [0]
+
+
+def test_a_lock_is_open_for_writing_where_it_may(box: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS gives an exclusive lock to no other."""
+    locked = []
+    real = fcntl.flock
+    monkeypatch.setattr(
+        "edge_rul.engines.cache.fcntl.flock",
+        lambda handle, how: locked.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE) or real(handle, how),
+    )
+    assert box.open() == "engine 1"
+    assert set(locked) == {os.O_RDWR}
 
 
 def test_a_real_read_only_directory(tmp_path: Path) -> None:

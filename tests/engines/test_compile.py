@@ -234,6 +234,16 @@ def test_a_directory_that_cannot_be_written_is_told_before_the_build(
     assert "--cache DIR" in said
 
 
+def test_a_directory_of_somebody_elses_is_told_before_the_build_too(
+    rtx: Flavour, tiny_bundle: Bundle, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose lock may be read, so that nothing but the directory itself says so."""
+    monkeypatch.setattr(compile_room, "build_engine", no_build)
+    monkeypatch.setattr("edge_rul.engines.cache.os.access", lambda path, _: path != tmp_path)
+    assert main(["compile", str(tiny_bundle.path), "--target", "sm89", "--cache", str(tmp_path)]) == EXIT_CONFIG
+    assert f"{tmp_path}: cannot be used: Permission denied" in capsys.readouterr().err
+
+
 def test_a_precision_that_the_bundle_does_not_allow_is_told_before_the_build(
     rtx: Flavour, tiny_bundle: Bundle, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from edge_rul import bundle as bundles
 from edge_rul.cli import main
@@ -14,6 +15,7 @@ from edge_rul.errors import EXIT_USAGE, ConfigError, DataError
 from edge_rul.training import checkpoint, progress
 from edge_rul.training.commands import train_command
 from edge_rul.training.progress import Silent
+from edge_rul.training.run import State
 
 EPOCHS = 4
 # Each has a state of its own to carry over the break.
@@ -123,6 +125,13 @@ def test_a_run_directory_holds_what_one_asks_of_a_run(config: Path, engines: Pat
     for name in ("epochs.svg", "tasks.svg"):
         assert "</svg>" in (directory / "plots" / name).read_text()
     assert [p.name for p in directory.glob("*.safetensors")] == [f"checkpoint-{EPOCHS:04d}.safetensors"]
+
+
+def test_a_checkpoint_takes_away_the_one_before_it_and_what_a_killed_write_left(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f".checkpoint-000{number}.safetensors.0123456789abcdef").write_bytes(b"part")
+        checkpoint.write(tmp_path, State({"w": torch.ones(3)}, {}), number)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-0002.safetensors", "checkpoint.json"]
 
 
 def test_a_run_is_taken_up_only_where_nothing_has_changed(config: Path, engines: Path, tmp_path: Path) -> None:

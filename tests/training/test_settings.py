@@ -122,6 +122,12 @@ def test_the_shipped_configurations_share_one_recipe() -> None:
             "",
             "normaliser.by names alt",
         ),
+        (
+            "window: 10",
+            "window: 10\nnormaliser: {kind: conditions, by: [P2], count: 2, loadings: true}",
+            "",
+            "normaliser.loadings is true, and weighs readings in a line: expected smooth: {kind: line}",
+        ),
         ("window: 10", "window: 10\nnormaliser: {kind: minmax}", "normaliser.kind", "minmax"),
         ("window: 10", "window: 10\nsmooth: {kind: mean}", "smooth.kind", "mean"),
         ("batch: 32", "batch: 32\n  windows_per_epoch: 31", "recipe", "is 31, expected at least batch, which is 32"),
