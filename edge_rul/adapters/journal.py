@@ -112,8 +112,8 @@ class Journal:
                 db.execute("INSERT INTO meta VALUES ('inputs', ?)", (ours,))
             self._db = db
             self.watermark, self._valid = int(meta["watermark"]), int(meta["snapshot"])
-            self._newest_mark = int(self._one("SELECT coalesce(max(time), 0) FROM marks"))
-            newest = int(self._one("SELECT coalesce(max(seq), 0) FROM entries"))
+            self._newest_mark = int(db.execute("SELECT coalesce(max(time), 0) FROM marks").fetchone()[0])
+            newest = int(db.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0])
             self.last = self.committed = max(newest, self.watermark, self._valid)
             self.id = str(meta["id"])
             # A file of before there were pledges: anything may have been published.
@@ -128,7 +128,11 @@ class Journal:
         return ""
 
     def _one(self, query: str, *values: Any) -> Any:
-        return self._db.execute(query, values).fetchone()[0]
+        """The only value that the query gives. Raises JournalError."""
+        try:
+            return self._db.execute(query, values).fetchone()[0]
+        except sqlite3.Error as e:
+            raise self._error("read", e) from e
 
     def _write(self, work: Callable[[sqlite3.Connection], object]) -> str:
         """Run `work` in one transaction. Returns "", or why nothing was written for now. Raises JournalError."""
@@ -397,7 +401,7 @@ class Journal:
             return None
         try:
             return bytes(self._one("SELECT state FROM snapshots WHERE id = ?", row))
-        except (sqlite3.Error, TypeError) as e:
+        except TypeError as e:
             raise self._error("read", e) from e
 
     def close(self) -> None:

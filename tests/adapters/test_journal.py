@@ -419,6 +419,40 @@ def test_damage_among_old_entries_is_met_when_they_are_read_and_the_next_start_b
         assert journal.set_aside_assets == 2
 
 
+def oldest_page(path: Path) -> int:
+    """Where in the file the page of the oldest entries begins."""
+    with closing(sqlite3.connect(path)) as db:
+        page = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'entries'").fetchone()[0]
+    data = path.read_bytes()
+    while data[at := (page - 1) * 4096] != 13:  # no leaf yet: down to the first child
+        cell = at + int.from_bytes(data[at + 12 : at + 14], "big")
+        page = int.from_bytes(data[cell : cell + 4], "big")
+    return at
+
+
+@pytest.mark.parametrize("when", ["a round ends", "room is made"])
+def test_damage_among_the_oldest_entries_is_met_when_they_are_to_go_and_the_next_start_begins_anew(
+    tmp_path: Path, when: str
+) -> None:
+    """The start reads the newest ones only: without the mark each would succeed, and the daemon end a little later."""
+    journal_of(tmp_path)
+    at = oldest_page(tmp_path / FILE)
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * 4096)
+    with opened(tmp_path) as journal:
+        assert journal.set_aside is None
+        snapshots(journal)
+        with pytest.raises(JournalError, match="the next start sets the file aside"):
+            if when == "a round ends":
+                finished_round(journal, [(A, b"a")])
+            else:
+                journal.full = "no room"
+                journal.trim()
+    with opened(tmp_path) as journal:
+        assert (journal.set_aside_why, journal.set_aside_assets) == ("corrupt", 2)
+
+
 def test_a_commit_into_a_damaged_file_is_a_clear_error(tmp_path: Path) -> None:
     journal_of(tmp_path)
     with opened(tmp_path) as journal:
