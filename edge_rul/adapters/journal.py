@@ -329,7 +329,11 @@ class Journal:
     def _too_old(self, wall: int) -> int:
         """The seq up to which entries are older than `keep_hours` or beyond `keep_bytes`."""
         then = wall - self._settings.keep_hours * 3600
-        old = int(self._one("SELECT coalesce(max(seq), 0) FROM marks WHERE time < ?", then))
+        # What follows on something young is young, whatever its mark says: a machine without a clock of its own starts
+        # in 1970. A mark of a time to come tells nothing: the clock was ahead.
+        query = "SELECT coalesce(min(seq), ?) FROM marks WHERE time BETWEEN ? AND ?"
+        young = int(self._one(query, self.last + 1, then, wall))
+        old = int(self._one("SELECT coalesce(max(seq), 0) FROM marks WHERE time < ? AND seq < ?", then, young))
         first = int(self._one("SELECT coalesce(min(seq), 0) FROM entries"))
         size = self.size
         if (excess := size - self._settings.keep_bytes) > 0 and self.last > first:

@@ -287,6 +287,24 @@ def test_a_clock_that_was_wrong_once_does_not_stop_the_ageing(tmp_path: Path) ->
         assert first_entry(tmp_path) == 21
 
 
+def test_a_start_in_the_past_makes_nothing_old_that_came_before_it(tmp_path: Path) -> None:
+    """A machine without a clock of its own begins in 1970, until it has heard the time."""
+    with opened(tmp_path, keep_hours=2) as journal:
+        for wall in (WALL, WALL + HOUR, 100, WALL + HOUR + 600):
+            journal.append(readings(10), 0.0)
+            finished_round(journal, [(A, b"x")], wall)
+            trimmed(journal)
+        assert first_entry(tmp_path) == 1
+        # It ages as ever: with the mark before it, and what came in the past with what came around it.
+        for wall, first in ((WALL + 2 * HOUR, 1), (WALL + 2 * HOUR + 60, 11), (WALL + 3 * HOUR + 60, 31)):
+            finished_round(journal, [(A, b"x")], wall)
+            trimmed(journal)
+            assert first_entry(tmp_path) == first
+        finished_round(journal, [(A, b"x")], WALL + 4 * HOUR)
+        trimmed(journal)
+        assert first_entry(tmp_path) == 0
+
+
 # -- what cannot be used ---------------------------------------------------------------------------------------------
 
 
