@@ -23,6 +23,7 @@ def load(path: Path, type: type[T]) -> T | None:
         return None
 
 
-def save(path: Path, value: Any) -> None:
-    """Write the file, so that a reader finds the old content or the new. Raises OSError."""
-    write_whole(path, msgspec.json.encode(value), durable=False)
+def save(path: Path, value: Any, *, durable: bool = False) -> None:
+    """Write the file, so that a reader finds the old content or the new; where `durable`, also after a power failure.
+    Raises OSError."""
+    write_whole(path, msgspec.json.encode(value), durable=durable)

@@ -1,7 +1,7 @@
 """How often the daemon has started on its state directory, and how often it had not ended in order before.
 
-Owns one small file. A file that cannot be read or written costs the count and nothing else. Call it only while the
-directory is locked.
+Owns one small file. One that cannot be read or written costs the count and nothing else; one that is there and cannot
+be read tells of no orderly end, which would have left it whole. Call it only while the directory is locked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Starts:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "starts.json"
-        kept = load(self._path, _Kept) or _Kept()
+        kept = load(self._path, _Kept) or _Kept(running=self._path.exists())
         self.unclean = kept.running
         self._kept = _Kept(kept.starts + 1, kept.unclean + kept.running, True)
         self._write()
@@ -42,4 +42,4 @@ class Starts:
 
     def _write(self) -> None:
         with contextlib.suppress(OSError):
-            save(self._path, self._kept)
+            save(self._path, self._kept, durable=True)  # a power failure is what it has to tell of
