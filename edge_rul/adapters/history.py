@@ -2,8 +2,9 @@
 
 Owns the hand-over from the worker, a thread that takes it, the lock on the fleet, and the file. The worker only appends
 to a bounded queue and never waits; what does not fit is lost to the page, and counted. The file is written as often as
-a hundred kilobytes a second allow, and after a clean stop it holds everything. Nothing hangs on it: one that cannot be
-read is set aside, one that cannot be written is tried again, and the page then shows what came since the start.
+a hundred kilobytes a second allow, and after a clean stop it holds everything. Nothing hangs on it: one that is damaged
+is set aside, one that cannot be opened is left to the next start, one that cannot be written is tried again, and the
+page then shows what came since the start.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FILE = "history.db"
 SCHEMA_VERSION = 1
 _TABLE = "CREATE TABLE records (asset BLOB PRIMARY KEY, record BLOB NOT NULL)"
 _UPSERT = "INSERT INTO records VALUES (?, ?) ON CONFLICT (asset) DO UPDATE SET record = excluded.record"
+_PASSING = ("full", "disk I/O", "locked", "unable to open")  # in SQLite's words: what says nothing against the file
 _POLL = 0.25  # seconds between two looks at the queue
 _WAITING = 50_000  # entries and answers that may wait for the thread
 _RATE = 100_000  # bytes a second that are written at most, on average: 9 GB a day
@@ -168,14 +170,18 @@ class History:
     # -- the file -----------------------------------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection | None:
-        """The file with its records read, or a new one where it cannot be read, or none where none can be made."""
+        """The file with its records read, a new one in place of one that is damaged, or none where it cannot be opened
+        for now."""
         for _ in range(2):
             try:
                 return self._read()
             except (sqlite3.Error, msgspec.DecodeError, ValueError, OSError) as e:
+                self._fleet = Fleet(self._fleet.max_assets)
+                if isinstance(e, sqlite3.OperationalError) and any(words in str(e) for words in _PASSING):
+                    self._log.warning("history_unreadable", problem=str(e), action="it is left to the next start")
+                    return None
                 aside = self._path.with_name(f"{FILE}.unreadable")
                 self._log.warning("history_unreadable", problem=str(e), moved_to=str(aside), action="it begins anew")
-                self._fleet = Fleet(self._fleet.max_assets)
                 with contextlib.suppress(OSError):
                     for suffix in ("-wal", "-shm"):
                         self._path.with_name(FILE + suffix).unlink(missing_ok=True)

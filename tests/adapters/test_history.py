@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -112,6 +113,31 @@ def test_a_file_that_cannot_be_read_is_set_aside_and_costs_only_history(tmp_path
     tell(again, 2)
     again.close()
     assert shown(open_history(tmp_path)) == (2, [2], 0)
+
+
+def test_a_file_that_cannot_be_read_for_now_is_left_alone_and_read_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = open_history(tmp_path)
+    tell(history, 1)
+    history.close()
+    monkeypatch.setattr(module.sqlite3, "connect", functools.partial(sqlite3.connect, timeout=0.001))
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with capture_logs() as logs:
+        history = open_history(tmp_path)
+    assert [(line["event"], line["problem"]) for line in logs] == [("history_unreadable", "database is locked")]
+    tell(history, 2)
+    wait_until(history, lambda: shown(history) == (2, [2], 0))
+    history.close()
+    other.close()
+    assert not (tmp_path / f"{FILE}.unreadable").exists()
+    again = open_history(tmp_path)
+    assert shown(again) == (1, [1], 0)
+    tell(again, 3)
+    again.close()
+    assert shown(open_history(tmp_path)) == (3, [1, 3], 0)
 
 
 def test_records_that_are_no_records_are_set_aside_too(tmp_path: Path) -> None:
