@@ -175,7 +175,7 @@ class History:
         for _ in range(2):
             try:
                 return self._read()
-            except (sqlite3.Error, msgspec.DecodeError, ValueError, OSError) as e:
+            except (sqlite3.Error, msgspec.DecodeError, TypeError, ValueError, OSError) as e:
                 self._fleet = Fleet(self._fleet.max_assets)
                 if isinstance(e, sqlite3.OperationalError) and any(words in str(e) for words in _PASSING):
                     self._log.warning("history_unreadable", problem=str(e), action="it is left to the next start")

@@ -140,10 +140,11 @@ def test_a_file_that_cannot_be_read_for_now_is_left_alone_and_read_at_the_next_s
     assert shown(open_history(tmp_path)) == (3, [1, 3], 0)
 
 
-def test_records_that_are_no_records_are_set_aside_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", ["x'93'", "'text'", "7", "CAST(x'ff' AS TEXT)"])
+def test_records_that_are_no_records_are_set_aside_too(tmp_path: Path, record: str) -> None:
     open_history(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as db:
-        db.execute("INSERT INTO records VALUES (x'00', x'93')")
+        db.execute(f"INSERT INTO records VALUES (x'00', {record})")
     again = open_history(tmp_path)
     assert (tmp_path / f"{FILE}.unreadable").exists()
     tell(again, 1)
