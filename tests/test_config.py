@@ -298,6 +298,27 @@ MISTAKES: dict[str, tuple[str, int, str, list[str], str]] = {
         ["level '+' of 'plant/+/cycle': expected plain text or one {name}"],
         "",
     ),
+    "more levels than a broker takes": (
+        BASE + f"  prediction: {'out/' * 64}{{asset}}\n",
+        5,
+        "topics.prediction",
+        ["{asset}' has 65 levels, at most 64 are allowed"],
+        "",
+    ),
+    "a level more by default": (
+        BASE + f"  prediction: {'out/' * 63}{{asset}}\n",
+        2,
+        "topics.state",
+        ["{asset}/state' has 65 levels"],
+        "",
+    ),
+    "what Unicode says is no character": (
+        BASE + '  alarm_event: "out/{asset}/\\ufdd0"\n',
+        5,
+        "topics.alarm_event",
+        ["noncharacters"],
+        "",
+    ),
     "name within a level": (
         "bundle: b\ntopics:\n  readings: ['plant/no-{asset}']\n",
         3,

@@ -10,9 +10,14 @@ import re
 
 import msgspec
 
+# A broker that takes a topic for malformed ends the connection, and again each time that the message is sent: nobody
+# may bring us to publish on such a one.
 NAME_LIMIT = 128
+TOPIC_LIMIT = 1024  # bytes
+LEVELS_LIMIT = 64  # Mosquitto allows 201, EMQX 128 by default
 _LEVEL = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_FORBIDDEN = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]")
 
 
 class Asset(msgspec.Struct, frozen=True, order=True):
@@ -40,19 +45,23 @@ def name_problem(name: str) -> str | None:
         return f"has {len(name)} characters, at most {NAME_LIMIT} are allowed"
     if found := sorted(set(name) & set("/+#")):
         return f"contains {' '.join(found)}, which separates or matches levels of a topic"
-    if _CONTROL.search(name):
-        return "contains a control character"
+    if _FORBIDDEN.search(name):
+        return "contains a control character or a noncharacter of Unicode's"
     if name.startswith("$") or name == "_daemon":
         return "is reserved"
     return None
 
 
 def topic_problem(topic: str) -> str | None:
-    """What forbids publishing on `topic`, which somebody else chose, or None."""
-    if not topic or len(topic.encode(errors="replace")) > 1024:
-        return "is empty or longer than 1024 bytes"
-    if set(topic) & set("+#") or topic.startswith("$") or _CONTROL.search(topic):
-        return "has wildcards or control characters, or belongs to the broker"
+    """What forbids publishing on `topic`, which a sender or the operator chose, or None."""
+    if not topic or len(topic.encode(errors="replace")) > TOPIC_LIMIT:
+        return f"is empty or longer than {TOPIC_LIMIT} bytes"
+    if (levels := topic.count("/") + 1) > LEVELS_LIMIT:
+        return f"has {levels} levels, at most {LEVELS_LIMIT} are allowed"
+    if set(topic) & set("+#") or _FORBIDDEN.search(topic):
+        return "has wildcards, control characters or noncharacters of Unicode's"
+    if topic.startswith("$"):
+        return "starts with $: it is the broker's own or a shared subscription"
     return None
 
 
@@ -77,10 +86,8 @@ class Template:
                 raise ValueError(f"level {part!r} of {text!r}: expected plain text or one {{name}}, without + or #")
             else:
                 self._fixed.append((index, part))
-        if not text or _CONTROL.search(text):
-            raise ValueError(f"{text!r} is empty or has control characters")
-        if text.startswith("$"):
-            raise ValueError(f"{text!r}: a topic that starts with $ is the broker's own or a shared subscription")
+        if problem := topic_problem(text):
+            raise ValueError(f"{text!r} {problem}")
         if len(set(names)) != len(names):
             raise ValueError(f"{text!r} names a level twice")
         self.text = text

@@ -74,7 +74,11 @@ def test_a_command_that_cannot_be_read(payload: Any, says: str) -> None:
     assert says in refused(payload).problem
 
 
-@pytest.mark.parametrize("topic", ["plant/A/x/cycle", "cmd", "out/A/pump-1/p", "a/+", "#", "", "$SYS/x", "x" * 1025])
+OURS = ["plant/A/x/cycle", "cmd", "out/A/pump-1/p"]
+MALFORMED = ["a/+", "#", "", "$SYS/x", "x" * 1025, "r/" * 250 + "x", "r\ufdd0", "r/\U0010ffff"]
+
+
+@pytest.mark.parametrize("topic", [*OURS, *MALFORMED])
 def test_nobody_can_make_the_daemon_talk_to_itself_or_in_its_own_name(topic: str) -> None:
     for found in (refused({**RESET, "reply_to": topic}), refused(RESET, reply_to=ReplyTo(topic))):
         assert "the reply topic" in found.problem

@@ -172,7 +172,7 @@ def test_infinity_is_never_held() -> None:
     assert bad.reason is Reason.NOT_FINITE
 
 
-@pytest.mark.parametrize("name", ["a/b", "a+b", "#", "a\u0007", "", "$x", "_daemon"])
+@pytest.mark.parametrize("name", ["a/b", "a+b", "#", "a\u0007", "a\ufdd0", "a\U0001ffff", "", "$x", "_daemon"])
 def test_an_asset_named_in_the_payload_must_fit_into_a_topic(name: str) -> None:
     payload = json.dumps({"cycle": 1, "asset": name, "values": [1, 2, 3]}).encode()
     (bad,) = decoder(template="plant/{line}/cycle").decode("plant/A/cycle", payload, NOW).rejected

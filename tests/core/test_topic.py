@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_rul.core.topic import Asset, Template, name_problem
+from edge_rul.core.topic import Asset, Template, name_problem, topic_problem
 
 _LEVEL = st.text(
     st.characters(blacklist_characters="/+#{}$", blacklist_categories=("Cc", "Cs")), min_size=1, max_size=8
@@ -33,7 +33,20 @@ def test_filter_has_a_plus_for_each_name() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a/{b", "a/x{b}/c", "a/+/c", "a/#", "a/{b}/{b}", "$share/g/a/{asset}", "$SYS/{asset}", "a/\x00/{asset}"],
+    [
+        "",
+        "a/{b",
+        "a/x{b}/c",
+        "a/+/c",
+        "a/#",
+        "a/{b}/{b}",
+        "$share/g/a/{asset}",
+        "$SYS/{asset}",
+        "a/\x00/{asset}",
+        "a/\ufdd0/{asset}",
+        "a/" * 64 + "{asset}",
+        "x" * 1020 + "/{asset}",
+    ],
 )
 def test_a_wrong_template_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
@@ -65,6 +78,25 @@ def test_names_that_do_not_fit_into_a_level(name: str) -> None:
 @pytest.mark.parametrize("name", ["engine-001", "Pumpe Süd 3", "泵", "x" * 128])
 def test_names_of_a_plant(name: str) -> None:
     assert name_problem(name) is None
+
+
+# What Mosquitto takes for malformed; the neighbours are characters as any other.
+NONCHARACTERS = ["\ufdd0", "\ufdef", "\ufffe", "\uffff", "\U0001fffe", "\U0001ffff", "\U0010fffe", "\U0010ffff"]
+
+
+def test_no_name_and_no_topic_holds_what_unicode_says_is_no_character() -> None:
+    for character in NONCHARACTERS:
+        assert "noncharacter" in str(name_problem(f"pump{character}"))
+        assert "noncharacter" in str(topic_problem(f"answers/{character}"))
+    for character in "\ufdcf\ufdf0\ufffd\U0001fffd\U00020000\U0010fffd":
+        assert name_problem(character) is topic_problem(character) is None
+
+
+def test_a_topic_has_as_many_levels_as_any_broker_takes() -> None:
+    assert topic_problem("/".join("x" * 64)) is None
+    assert topic_problem("/".join("x" * 65)) == "has 65 levels, at most 64 are allowed"
+    longest = "/".join(["{asset}", *"x" * 63])
+    assert Template(longest).format({"asset": "pump"}).count("/") == 63
 
 
 def test_the_same_name_on_another_line_is_another_asset() -> None:
