@@ -33,7 +33,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _CYCLE_MAX = 2**53  # beyond it JSON readers that use doubles disagree
 _MILLISECONDS_FROM = 10**11  # 1973; a smaller number is a time in seconds
 _YEAR_1 = -62_135_596_800_000
-_MILLISECONDS_TO = 253_402_300_800_000  # the year 10000
+_MILLISECONDS_TO = 253_402_300_799_999  # the last of the year 9999: half a one more rounds up to the year 10000
 _TOPICS_CACHED = 65_536
 NO_NUMBER = -1
 
@@ -378,9 +378,9 @@ def _milliseconds(topic: str, ts: datetime | int | float | None) -> int | None:
         return None
     if isinstance(ts, datetime):
         time = round((ts if ts.tzinfo else ts.replace(tzinfo=timezone.utc)).timestamp() * 1000)
-        if not _YEAR_1 <= time < _MILLISECONDS_TO:
+        if not _YEAR_1 <= time <= _MILLISECONDS_TO:
             raise BadMessage(Reason.BAD_TIME, topic, f"ts is {ts}, which in UTC is not within the years 1 to 9999")
         return time
-    if not _MILLISECONDS_FROM <= ts < _MILLISECONDS_TO:
+    if not _MILLISECONDS_FROM <= ts <= _MILLISECONDS_TO:
         raise BadMessage(Reason.BAD_TIME, topic, f"ts is {ts}, expected ISO 8601 or epoch milliseconds")
     return round(ts)

@@ -137,6 +137,8 @@ def test_with_neither_a_reading_is_taken_where_it_cannot_come_twice_or_that_is_a
         ({"cycle": 1, "ts": 1767225600, "values": [1, 2, 3]}, Reason.BAD_TIME, "milliseconds"),
         ({"cycle": 1, "ts": 1e300, "values": [1, 2, 3]}, Reason.BAD_TIME, "milliseconds"),
         ({"cycle": 1, "ts": math.nan, "values": [1, 2, 3]}, Reason.BAD_TIME, "milliseconds"),
+        ({"cycle": 1, "ts": 253402300799999.9, "values": [1, 2, 3]}, Reason.BAD_TIME, "milliseconds"),
+        ({"cycle": 1, "ts": "9999-12-31T23:59:59.9999Z", "values": [1, 2, 3]}, Reason.BAD_TIME, "years 1 to 9999"),
     ],
 )
 def test_each_mistake_has_its_counter_and_says_what_was_found(payload: Any, reason: Reason, says: str) -> None:
