@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,16 @@ T = TypeVar("T")
 KeyPath = tuple[str | int, ...]
 
 _OPERATION = "read configuration"
-_TEXT_KEYS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
+_YAML = "tag:yaml.org,2002:"
+_TEXT_KEYS = frozenset({f"{_YAML}str", f"{_YAML}merge"})
+_NOT_PLAIN = frozenset(_YAML + tag for tag in ("binary", "omap", "pairs", "set"))
+# What a scalar may fail to be, by its tag: its own, or the one that YAML gives it for its looks.
+_KINDS = {
+    f"{_YAML}bool": "true or false",
+    f"{_YAML}float": "a number",
+    f"{_YAML}int": "a whole number",
+    f"{_YAML}timestamp": "a date",
+}
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -30,15 +40,16 @@ class Source:
     """A configuration file: its data, the line of each key, and errors that name both."""
 
     def __init__(self, path: Path, text: str) -> None:
-        """Raises ConfigError where this is not YAML, or a key stands twice or is not text."""
+        """Raises ConfigError where this is not YAML, a key stands twice or is not text, or a value is no plain data."""
         self.path = path
         self._lines: dict[KeyPath, int] = {(): 1}
         self._written: dict[KeyPath, str] = {}  # plain scalars as they stand in the file
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            loader = yaml.SafeLoader(text)
+            node = loader.get_single_node()
             if node is not None:
-                self._walk(node, ())
-            self.data: Any = yaml.safe_load(text)
+                self._walk(node, (), loader.construct_object)
+            self.data: Any = loader.construct_document(node) if node is not None else None
         except yaml.YAMLError as e:
             raise self._not_yaml(text, e) from None
         except RecursionError:
@@ -66,7 +77,9 @@ class Source:
             hint = "a text with `: ` in it needs quotes; otherwise look at the indentation"
         return ConfigError(_OPERATION, f"{self.path}:{line}", f"this is not valid YAML: {problem}", hint=hint)
 
-    def _walk(self, node: yaml.Node, path: KeyPath) -> None:
+    def _walk(self, node: yaml.Node, path: KeyPath, build: Callable[[yaml.Node], Any]) -> None:
+        if node.tag in _NOT_PLAIN:
+            raise self.error(path, f"expected keys, a list or a plain value, found {node.tag.replace(_YAML, '!!')}")
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 line = key.start_mark.line + 1
@@ -81,14 +94,20 @@ class Source:
                     first, self._lines[here] = self._lines[here], line
                     raise self.error(here, f"the key stands twice, first on line {first}", "remove one")
                 self._lines[here] = line
-                self._walk(value, here)
+                self._walk(value, here, build)
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 here = (*path, index)
                 self._lines[here] = value.start_mark.line + 1
-                self._walk(value, here)
-        elif isinstance(node, yaml.ScalarNode) and node.style is None:
-            self._written[path] = node.value
+                self._walk(value, here, build)
+        elif isinstance(node, yaml.ScalarNode):
+            if node.style is None:
+                self._written[path] = node.value
+            try:
+                str(build(node))  # which Python refuses for a number of thousands of digits
+            except (ArithmeticError, AttributeError, LookupError, ValueError):
+                problem = f"expected {_KINDS[node.tag]}, as YAML takes it for one, found {_short(node.value)}"
+                raise self.error(path, problem, "put it in quotes if it is meant as text") from None
 
     def error(self, key: KeyPath | str, problem: str, hint: str = "") -> ConfigError:
         """A ConfigError at `key`, dotted or as a tuple; at the nearest parent's line where the key is not there."""
@@ -123,11 +142,15 @@ class Source:
         if type(value) in words:
             return words[type(value)]
         if isinstance(value, str):
-            shown = repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
+            shown = repr(_short(value))
             return shown if text else f"the text {shown}"
-        written = self._written.get(path, str(value))
+        written = _short(self._written.get(path, str(value)))
         read_as = "a date" if isinstance(value, date) else str(value).lower()
         return written if written.lower() == read_as else f"{written}, which YAML reads as {read_as}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def dotted(path: KeyPath) -> str:
@@ -177,7 +200,7 @@ def _explain(source: Source, type: Any, text: str) -> ConfigError:
     if match := re.match(r"Object missing required field `([^`]*)`", problem):
         path = (*path, match[1])
         return source.error(path, f"is missing; expected {_describe(_at(source, type, path))}")
-    if problem.startswith(("Expected ", "Invalid ")):
+    if problem.startswith(("Expected ", "Invalid ", "Number out of range")):
         infos = _at(source, type, path)
         wants_text = any(isinstance(i, inspect.StrType | inspect.LiteralType) for i in infos)
         if not path and source.data is None:

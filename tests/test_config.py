@@ -141,6 +141,62 @@ MISTAKES: dict[str, tuple[str, int, str, list[str], str]] = {
         ["found 2026-01-01, which YAML reads as a date"],
         "put it in quotes",
     ),
+    "a date that there is not": (
+        BASE + "mqtt: {client_id: 2026-13-01}\n",
+        5,
+        "mqtt.client_id",
+        ["expected a date, as YAML takes it for one, found 2026-13-01"],
+        "put it in quotes if it is meant as text",
+    ),
+    "a time that there is not": (
+        BASE + "alarms:\n  - {name: low, watch: rul, below: 2026-01-01T25:00:00Z}\n",
+        6,
+        "alarms[0].below",
+        ["expected a date, as YAML takes it for one, found 2026-01-01T25:00:00Z"],
+        "",
+    ),
+    "a number without digits": (BASE + "mqtt: {port: 0x_}\n", 5, "mqtt.port", ["a whole number, as", "found 0x_"], ""),
+    "bits without digits": (BASE + "mqtt: {port: 0b_}\n", 5, "mqtt.port", ["a whole number, as", "found 0b_"], ""),
+    "a number without end": (
+        BASE + f"mqtt: {{port: {'9' * 5000}}}\n",
+        5,
+        "mqtt.port",
+        [f"expected a whole number, as YAML takes it for one, found {'9' * 60}..."],
+        "",
+    ),
+    "a number that cannot be written": (
+        BASE + f"mqtt: {{port: 0x{'f' * 5000}}}\n",
+        5,
+        "mqtt.port",
+        ["expected a whole number, as", "found 0xfff"],
+        "",
+    ),
+    "a number beyond all": (
+        BASE + f"alarms:\n  - {{name: low, watch: rul, below: 1{'0' * 400}}}\n",
+        6,
+        "alarms[0].below",
+        [f"expected a number above 0, found 1{'0' * 59}..."],
+        "",
+    ),
+    "no whole number": (BASE + "mqtt: {port: !!int foo}\n", 5, "mqtt.port", ["a whole number", "found foo"], ""),
+    "no number": (BASE + "limits: {skew: !!float foo}\n", 5, "limits.skew", ["a number, as", "found foo"], ""),
+    "neither true nor false": (
+        BASE + "http: {asset_series: !!bool foo}\n",
+        5,
+        "http.asset_series",
+        ["expected true or false", "found foo"],
+        "",
+    ),
+    "no date": (BASE + "log: !!timestamp foo\n", 5, "log", ["expected a date", "found foo"], ""),
+    "a set": (
+        BASE + "alarms: !!set {low: null}\n",
+        5,
+        "alarms",
+        ["expected keys, a list or a plain value, found !!set"],
+        "",
+    ),
+    "bytes": (BASE + "mqtt: {client_id: !!binary aGk=}\n", 5, "mqtt.client_id", ["found !!binary"], ""),
+    "pairs": (BASE + "inputs: !!omap [T24: {missing: hold}]\n", 5, "inputs", ["found !!omap"], ""),
     "text for a list": (
         "bundle: b\ntopics:\n  readings: plant/{asset}/cycle\n",
         3,
@@ -545,6 +601,25 @@ def test_whatever_the_file_says_nothing_but_a_config_error_comes_of_it(tmp_path:
         load_settings(path)
     except ConfigError as e:
         assert e.object.startswith(str(path))
+
+
+@given(
+    tag=st.sampled_from(
+        ["", "!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!null ", "!!str ", "!!binary ", "!!set "]
+    ),
+    value=st.from_regex(r"[-+]?[0-9xbo_.:eE+-]{0,12}[TZ ]?[0-9:.Z+-]{0,12}", fullmatch=True) | st.just("2026-02-30"),
+    quote=st.sampled_from(["", "'"]),
+)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_a_value_looks_like_nothing_but_a_config_error_comes_of_it(
+    tmp_path: Path, tag: str, value: str, quote: str
+) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text(BASE + f"mqtt: {{client_id: {tag}{quote}{value}{quote}}}\n", encoding="utf-8")
+    try:
+        load_settings(path)
+    except ConfigError as e:
+        assert e.object.startswith(f"{path}:5"), "where it stands"
 
 
 # -- what is right ---------------------------------------------------------------------------------------------------
