@@ -18,6 +18,7 @@ from edge_rul.errors import ConfigError
 from edge_rul.yaml_file import KeyPath, Source, read
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=10**9)]  # a bound, as infinity is a number to YAML
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MIB = 1024 * 1024
 _TOPIC_ROOM = 1024  # bytes of a packet that are not payload
@@ -146,8 +147,8 @@ class AssetSettings(_Settings, frozen=True):
     """stale_after: seconds without a reading after which an asset's state says `stale`. evict_after: after which its
     windows are kept on disk alone, until it sends again."""
 
-    stale_after: Annotated[float, msgspec.Meta(gt=0)] | Literal["never"] = "never"
-    evict_after: Annotated[float, msgspec.Meta(gt=0)] | Literal["never"] = "never"
+    stale_after: Seconds | Literal["never"] = "never"
+    evict_after: Seconds | Literal["never"] = "never"
 
 
 class WindowSettings(_Settings, frozen=True):
@@ -171,7 +172,7 @@ class ScoringSettings(_Settings, frozen=True):
     `latest_after` seconds, only each asset's newest cycle."""
 
     on_lag: Literal["every_cycle", "latest"] = "every_cycle"
-    latest_after: Annotated[float, msgspec.Meta(gt=0)] | Literal["never"] = "never"
+    latest_after: Seconds | Literal["never"] = "never"
 
     def __post_init__(self) -> None:
         if (self.on_lag == "latest") != (self.latest_after != "never"):
@@ -186,8 +187,8 @@ class JournalSettings(_Settings, frozen=True):
     durability: Literal["full", "normal"] = "full"
     commit_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 250
     commit_rows: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
-    snapshot_seconds: Annotated[float, msgspec.Meta(gt=0)] = 300.0
-    keep_hours: Annotated[float, msgspec.Meta(ge=0)] = 24.0
+    snapshot_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 300.0
+    keep_hours: Annotated[float, msgspec.Meta(ge=0, le=10**6)] = 24.0
     keep_bytes: Positive = 1024 * MIB
     min_free: Annotated[int, msgspec.Meta(ge=0)] = 64 * MIB
 
