@@ -277,6 +277,13 @@ MISTAKES: dict[str, tuple[str, int, str, list[str], str]] = {
         ["deadband 0.3 is not below probability 0.3"],
         "",
     ),
+    "a class that would count twice": (
+        BASE + "alarms:\n  - {name: bad, watch: health, classes: [critical, degrading, critical]}\n",
+        6,
+        "alarms[0]",
+        ["classes names critical twice: its probability would count twice"],
+        "",
+    ),
     "two alarms of one name": (
         BASE + "alarms:\n  - {name: low, watch: rul, below: 30}\n  - {name: low, watch: rul, below: 10}\n",
         7,

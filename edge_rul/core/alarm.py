@@ -103,6 +103,8 @@ class HealthAlarm(msgspec.Struct, frozen=True, tag="health", tag_field="watch", 
     def __post_init__(self) -> None:
         if self.deadband >= self.probability:
             raise ValueError(f"deadband {self.deadband} is not below probability {self.probability}: it never clears")
+        if twice := {name for name in self.classes if self.classes.count(name) > 1}:
+            raise ValueError(f"classes names {', '.join(sorted(twice))} twice: its probability would count twice")
 
     def signal(self, rul: float, probabilities: dict[str, float]) -> tuple[Signal, float]:
         value = sum(probabilities[name] for name in self.classes)
