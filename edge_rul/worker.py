@@ -23,7 +23,7 @@ from edge_rul.candidate import Candidate
 from edge_rul.config import Settings
 from edge_rul.core.alarm import Change
 from edge_rul.core.entry import BundleChange
-from edge_rul.core.outgoing import Outgoing, Statistics, iso
+from edge_rul.core.outgoing import Message, Outgoing, Statistics, iso
 from edge_rul.core.payload import Decoder
 from edge_rul.core.pipeline import Pipeline
 from edge_rul.core.tail import Tail
@@ -138,9 +138,10 @@ class Worker:
                 self._pipeline.restore(asset, seq, blob)
             except (ValueError, msgspec.DecodeError) as e:
                 unreadable.append(f"{asset}: {e}")
+        gone: list[Message] = []
         for asset, blob in state.alarms:
             try:
-                self._pipeline.alarms.load(asset, blob)
+                gone += self._pipeline.restore_alarms(asset, blob, state.watermark)
                 if self._onlooker is not None:
                     self._onlooker.alarms(asset, self._pipeline.alarms.states(asset))
             except (ValueError, msgspec.DecodeError) as e:
@@ -148,6 +149,7 @@ class Worker:
         if unreadable:
             action = "these windows and alarms begin anew"
             self._log.error("state_unreadable", count=len(unreadable), first=unreadable[0], action=action)
+        self._transport.send(gone)
         self._tail.rewind(state.replay_from)
         # What lies above the pledge was never answered, so that however long the lag, catching up is soon over.
         catch_up = min(self._journal.last, self._journal.pledged)

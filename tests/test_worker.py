@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from edge_rul.adapters.journal import Journal
 from edge_rul.adapters.mqtt_inbox import Received
 from edge_rul.config import AssetSettings, JournalSettings, Limits, Mqtt, ScoringSettings, Settings, Topics
+from edge_rul.core.alarm import RulAlarm
 from edge_rul.core.normalise import Array
 from edge_rul.core.outgoing import Message
 from edge_rul.core.topic import Asset
@@ -923,6 +924,33 @@ def test_the_answers_are_those_of_the_engine(rig: Rig) -> None:
     (prediction,) = rig.transport.predictions()
     np.testing.assert_allclose(prediction["rul"], 43.0, atol=1e-4)
     assert prediction["journal"] == "j"
+
+
+def test_an_alarm_that_a_restart_no_longer_has_is_withdrawn_until_the_broker_knows(rig: Rig) -> None:
+    """Nobody else would: its retained `active` would stand for ever."""
+    for cycle in range(1, 6):
+        rig.transport.put(reading(cycle, p=10.0))
+    rig.settle(10.0)
+
+    def withdrawn() -> list[str]:
+        found = [m.topic for m in rig.transport.sent if m.retain and not m.payload]
+        rig.transport.sent.clear()
+        return found
+
+    assert withdrawn() == []
+    rig.pipeline = {"rules": [RulAlarm(name="renamed", below=20)]}
+    rig.transport.hold = True
+    rig.crash()
+    assert withdrawn() == ["out/x/a/low"]
+    rig.transport.put(reading(6, p=50.0))
+    rig.settle(10.0)
+    rig.crash()  # before the broker has acknowledged it
+    rig.transport.hold = False
+    assert withdrawn() == ["out/x/a/low"]
+    rig.transport.put(reading(7, p=50.0))
+    rig.settle(10.0)
+    rig.crash()
+    assert withdrawn() == []
 
 
 def test_what_an_operator_did_to_an_alarm_survives_a_crash(rig: Rig) -> None:

@@ -222,10 +222,11 @@ class Alarms:
         row = self._states.get(asset, [])
         return msgspec.msgpack.encode({r.name: s for s, r in zip(row, self.rules, strict=False) if s is not None})
 
-    def load(self, asset: Asset, blob: bytes) -> None:
-        """Take what `dump` gave. An alarm that the configuration no longer has is forgotten."""
+    def load(self, asset: Asset, blob: bytes) -> list[str]:
+        """Take what `dump` gave. Returns the names of alarms that the configuration no longer has."""
         stored = msgspec.msgpack.decode(blob, type=dict[str, Status])
         self._states[asset] = [stored.get(rule.name) for rule in self.rules]
+        return [name for name in stored if name not in self.names]
 
     def new_life(self, asset: Asset, life: int, cycle: int, time: int | None) -> list[Change]:
         """A new life clears the old one's alarms. cycle: the first of the new life."""

@@ -225,8 +225,7 @@ class Outgoing:
             acknowledged=status.acknowledged,
             shelved_until=status.shelved_until,
         )
-        topic = self._alarm.format({**asset.fields(), "alarm": rule.name})
-        messages.append(Message(topic, _encoder.encode(state), True, seq))
+        messages.append(Message(self.alarm_topic(asset, rule.name), _encoder.encode(state), True, seq))
         return messages
 
     def reply(self, reply: Reply, to: ReplyTo, seq: int) -> Message:
@@ -246,17 +245,20 @@ class Outgoing:
 
     def retained(self, asset: Asset, alarms: Iterable[str]) -> set[str]:
         """The topics that hold the asset's prediction, its state and that of these alarms."""
-        fields = asset.fields()
-        states = {self._state.format(fields)} if self._state else set[str]()
+        states = {self._state.format(asset.fields())} if self._state else set[str]()
         return {
             self.prediction_topic(asset),
             *states,
-            *(self._alarm.format({**fields, "alarm": name}) for name in alarms),
+            *(self.alarm_topic(asset, name) for name in alarms),
         }
 
     def prediction_topic(self, asset: Asset) -> str:
         """The topic of its predictions."""
         return self._prediction.format(asset.fields())
+
+    def alarm_topic(self, asset: Asset, alarm: str) -> str:
+        """The topic of its alarm's state. alarm: the name."""
+        return self._alarm.format({**asset.fields(), "alarm": alarm})
 
     def statistics(self, statistics: Statistics) -> Message:
         return Message(self._statistics.text, _encoder.encode(statistics), False, 0, qos=0)

@@ -166,6 +166,12 @@ class Pipeline:
         if asset in self.lives and asset not in self.lives.stale:
             self._silences.heard(asset, 0.0)  # it counts from when we listen
 
+    def restore_alarms(self, asset: Asset, stored: bytes, seq: int) -> list[Message]:
+        """Take an asset's alarms as they stood at `seq`. Returns what withdraws the states of those that are gone from
+        the configuration: nobody else would. Raises msgspec.DecodeError."""
+        gone = self.alarms.load(asset, stored)
+        return [withdrawn(self._answers.outgoing.alarm_topic(asset, name), seq) for name in gone]
+
     def tick(self, now: float, wall: int, listening: float, *, all_applied: bool = True) -> list[AssetEntry]:
         """What a clock decides: entries for the journal.
 

@@ -156,6 +156,14 @@ def test_what_a_new_life_clears_says_the_same_after_a_restart() -> None:
     ]
 
 
+def test_what_the_configuration_no_longer_has_is_told_when_it_is_forgotten() -> None:
+    before = Alarms([RulAlarm(name="low", below=20.0), RulAlarm(name="lower", below=10.0)])
+    before.predicted(ASSET, 0, 1, None, 5.0, {})
+    after = Alarms([RulAlarm(name="lower", below=10.0), RulAlarm(name="new", below=20.0)])
+    assert after.load(ASSET, before.dump(ASSET)) == ["low"]
+    assert [(c.rule.name, c.status.state) for c in after.states(ASSET)] == [("lower", State.ACTIVE)]
+
+
 # -- what an operator does --------------------------------------------------------------------------------------------
 
 
