@@ -34,7 +34,7 @@ class Inbox:
     connection."""
 
     def __init__(self, messages: int, size: int) -> None:
-        """At most `messages` of `size` bytes in all."""
+        """At most `messages` of `size` bytes in all, or one that is larger alone: it would come again for ever."""
         self._messages_at_most = messages
         self._bytes_at_most = size
         self._lock = threading.Lock()
@@ -46,7 +46,9 @@ class Inbox:
     def put(self, message: Received) -> None:
         size = len(message.payload)
         with self._lock:
-            full = len(self._messages) >= self._messages_at_most or self._bytes + size > self._bytes_at_most
+            full = len(self._messages) >= self._messages_at_most or (
+                len(self._messages) > 0 and self._bytes + size > self._bytes_at_most
+            )
             if message.qos == 0:
                 if full:
                     self.dropped += 1

@@ -212,6 +212,28 @@ def test_a_full_inbox_loses_nothing_at_qos_1_and_counts_qos_0(mosquitto: Broker,
         assert seen == [str(i).encode() for i in range(12)]
 
 
+def test_a_message_larger_than_the_inbox_is_taken_alone_or_it_would_come_for_ever(
+    mosquitto: Broker, peer: Peer
+) -> None:
+    """MQTT 3.1.1 has no MaximumPacketSize that would keep it at the broker; the decoder refuses it as too large."""
+    with transport(mosquitto.port, version="3.1.1", limits=Limits(inbox_bytes=100)) as made:
+        until(made, lambda: made.subscribed)
+        peer.publish("in/a", b"small")
+        peer.publish("in/a", b"x" * 1000)
+        peer.publish("in/a", b"after it")
+        seen: list[bytes] = []
+
+        def everything() -> bool:
+            while (message := made.receive()) is not None:
+                if message.payload not in seen:
+                    seen.append(message.payload)
+                made.acknowledge(message)
+            return len(seen) == 3
+
+        until(made, everything)
+        assert seen == [b"small", b"x" * 1000, b"after it"]
+
+
 def test_availability_is_retained_online_then_offline(mosquitto: Broker) -> None:
     with transport(mosquitto.port) as made:
         until(made, lambda: made.connected and made.backlog == 0)
