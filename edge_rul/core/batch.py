@@ -44,6 +44,10 @@ class Due(msgspec.Struct, frozen=True):
     numbered: bool = True
     skipped: int = 0
 
+    @property
+    def key(self) -> tuple[Asset, int, int]:
+        return self.asset, self.life, self.cycle
+
     @classmethod
     def of(cls, seq: int, asset: Asset, life: int, answer: Answer, *, alarm: bool, numbered: bool = True) -> Due:
         """An asset's answer as it is due to the entry `seq`."""
@@ -162,6 +166,8 @@ class Builder:
         """Drop every due window but each asset's newest. Returns how many were dropped."""
         newest: dict[Asset, Due] = {}
         dropped: dict[Asset, int] = {}
+        # A revision of what is dropped is the first answer of its key that the alarms hear of.
+        alarming = {step.key for step, _ in self._steps if isinstance(step, Due) and step.alarm}
         for step, _ in self._steps:
             if isinstance(step, Due):
                 if step.asset in newest:
@@ -173,8 +179,8 @@ class Builder:
             if not isinstance(step, Due):
                 kept.append((step, window))
             elif newest[step.asset] is step:
-                skipped = dropped.get(step.asset, 0)
-                kept.append((msgspec.structs.replace(step, skipped=step.skipped + skipped), window))
+                skipped = step.skipped + dropped.get(step.asset, 0)
+                kept.append((msgspec.structs.replace(step, skipped=skipped, alarm=step.key in alarming), window))
         self._windows -= len(self._steps) - len(kept)
         self._steps = kept
         return sum(dropped.values())

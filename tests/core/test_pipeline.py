@@ -94,9 +94,9 @@ def put(pipeline: Pipeline, tail: Tail, topic: str, payload: bytes) -> None:
     tail.put([*decoded.entries, *decoded.rejected])
 
 
-def drain(pipeline: Pipeline, tail: Tail) -> list[Message]:
+def drain(pipeline: Pipeline, tail: Tail, *, latest: bool = False) -> list[Message]:
     messages: list[Message] = []
-    while (batch := pipeline.fill(tail, tail.last)) is not None:
+    while (batch := pipeline.fill(tail, tail.last, latest=latest)) is not None:
         messages += pipeline.complete(batch, *engine(batch.x)).messages
     return messages
 
@@ -236,6 +236,25 @@ def test_a_reset_command_rides_in_order() -> None:
     messages = drain(pipeline, tail)
     assert [(p["life"], p["cycle"]) for p in predictions(messages)] == [(0, 3), (1, 3)]
     assert [json.loads(m.payload)["event"] for m in messages if m.topic.endswith("/e")] == ["raised", "cleared"]
+
+
+def test_a_late_reading_behind_the_newest_cycle_does_not_keep_it_from_its_alarm_where_scoring_lags() -> None:
+    """`on_lag: latest` keeps only the revision of what was never answered: that is the first that an alarm hears."""
+    pipeline, tail = make(max_batch=100), Tail(100)
+    for cycle in (1, 2, 3):
+        send(pipeline, tail, "x", cycle, 50.0)
+    drain(pipeline, tail)
+    send(pipeline, tail, "x", 5, 10.0)
+    send(pipeline, tail, "x", 4, 50.0)
+    messages = drain(pipeline, tail, latest=True)
+    assert [(p["cycle"], p["revision"], p["rul"]) for p in predictions(messages)] == [(5, 1, 10.0)]
+    assert [json.loads(m.payload)["event"] for m in messages if m.topic.endswith("/e")] == ["raised"]
+    send(pipeline, tail, "x", 7, 90.0)
+    drain(pipeline, tail)
+    send(pipeline, tail, "x", 6, 10.0)  # its answer and the revision of one that an alarm has heard move none
+    messages = drain(pipeline, tail, latest=True)
+    assert [(p["cycle"], p["revision"]) for p in predictions(messages)] == [(7, 1)]
+    assert [m.topic for m in messages] == ["out/x/p"]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
