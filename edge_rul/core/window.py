@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -128,8 +129,7 @@ class Rings:
         ring = self._values[row]
         columns = (ring, self._cycles[row], self._times[row], self._revisions[row])
         if count == self._size:
-            # What the oldest lends to the next one by holding must not go with it.
-            np.copyto(ring[1], ring[0], where=np.isnan(ring[1]))
+            _lend(ring[:2])
             for array in columns:
                 array[: position - 1] = array[1:position]
             position -= 1
@@ -262,11 +262,18 @@ class Rings:
         by_time: see `clear`.
         """
         found = (np.frombuffer(cycles, "<i8"), np.frombuffer(times, "<i8"), np.frombuffer(revisions, "<i2"))
-        rows = np.frombuffer(values, "<f4").reshape(-1, self._values.shape[2])
+        rows = np.frombuffer(values, "<f4").reshape(-1, self._values.shape[2]).astype(np.float32)  # (n, F)
         if {len(column) for column in found} != {len(rows)}:
             raise ValueError(f"{[len(column) for column in found]} cycles, times and revisions of {len(rows)} readings")
         keep = min(len(rows), self._size)
         self._count[row], self._by_time[row] = keep, by_time
         if keep:
             self._cycles[row, :keep], self._times[row, :keep], self._revisions[row, :keep] = (c[-keep:] for c in found)
+            _lend(rows[: len(rows) - keep + 1])
             self._values[row, :keep] = rows[-keep:]
+
+
+def _lend(rows: Array) -> None:
+    """What all but the last lend to it by holding: that must not go with them. rows: (n, F), NaN where missing."""
+    for before, after in pairwise(rows):
+        np.copyto(after, before, where=np.isnan(after))

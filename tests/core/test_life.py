@@ -223,6 +223,18 @@ def test_a_held_value_outlives_the_reading_that_it_came_from() -> None:
     assert bench.newest() == [[7.0, c] for c in (26, 27, 28, 29)]
 
 
+@pytest.mark.parametrize("max_late", [3, 2, 0])
+def test_a_held_value_outlives_it_in_a_ring_that_was_made_smaller_too(max_late: int) -> None:
+    before, after = Bench(max_late=3), Bench(max_late=max_late)
+    before.feed(1, values=(7.0, 0.0))
+    for cycle in range(2, 9):
+        before.feed(cycle, values=(NAN, cycle))
+    after.lives.load(Asset("x"), before.lives.dump(Asset("x")))
+    assert after.newest() == [[7.0, c] for c in (5, 6, 7, 8)]
+    assert answers(after.feed(9, values=(NAN, 9.0))) == [(9, 0, True)]
+    assert after.newest() == [[7.0, c] for c in (6, 7, 8, 9)]
+
+
 def test_a_late_value_is_held_by_the_readings_after_it() -> None:
     bench = Bench()
     for cycle in (1, 2, 3):
