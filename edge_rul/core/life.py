@@ -337,7 +337,10 @@ class Lives:
     def _judge(self, life: _Life, reading: Reading) -> Reason | str:
         """`next`, `late` or `new life`, or why the reading is not used."""
         older = life.since is not None and reading.time is not None and reading.time < life.since
-        if older and reading.cycle <= life.old_cycle:
+        # Until the life has come as far as the old one, what lies little beyond that is the old one's last, come late.
+        # What lies farther is of a clock that was set back.
+        slack = self._rings.window if life.last_cycle < life.old_cycle else 0
+        if older and reading.cycle <= life.old_cycle + slack:
             return Reason.OLD_LIFE
         if life.empty or reading.cycle > life.last_cycle:
             return "next"

@@ -120,6 +120,19 @@ def test_the_same_part_with_another_value_is_a_conflict_and_one_behind_the_deadl
     assert lives.assemble(part(2, 1, 7.0), HOLD) is Reason.CONFLICT
 
 
+def test_a_reading_that_an_overhaul_left_open_does_not_lead_the_new_life() -> None:
+    lives = make_lives()
+    for cycle in range(1, 10):
+        lives.apply(Reading(X, cycle, cycle, np.zeros(F, np.float32)))
+    lives.assemble(part(10, 2, time=10), HOLD)  # the machine stops in the middle of it
+    assert isinstance(applied := lives.apply(Reading(X, 1, 100, np.zeros(F, np.float32))), Applied)
+    assert applied.ended == 0
+    (left,) = lives.close(X, HOLD)
+    assert (left.reading.cycle, left.refused) == (10, None)
+    assert lives.apply(left.reading) is Reason.OLD_LIFE
+    assert lives.standing(X).cycle == 1
+
+
 def test_an_asset_has_so_many_open_readings_and_no_more() -> None:
     lives = make_lives()
     for cycle in range(OPEN):

@@ -160,7 +160,27 @@ def test_a_lower_cycle_with_a_newer_time_begins_a_life() -> None:
     first = accepted(bench.feed(1, time=100))
     assert (first.life, first.ended, first.answers, first.gap) == (1, 0, [], 0)
     assert bench.feed(15, time=15) is Reason.OLD_LIFE  # sent again, although its number lies ahead
-    assert accepted(bench.feed(16, time=16)).life == 1  # beyond the old life: a clock that was set back
+
+
+def test_the_old_lifes_last_reading_that_comes_late_is_not_the_new_ones_newest() -> None:
+    bench = Bench()
+    for cycle in range(10, 16):
+        bench.feed(cycle, time=cycle)
+    accepted(bench.feed(1, time=100))
+    assert bench.feed(16, time=16) is Reason.OLD_LIFE
+    for cycle in range(2, 18):
+        assert accepted(bench.feed(cycle, time=100 + cycle)).life == 1
+
+
+@pytest.mark.parametrize("reached", [3, 15])
+def test_a_clock_that_was_set_back_costs_no_more_than_a_window_beyond_the_old_life(reached: int) -> None:
+    bench = Bench()
+    for cycle in range(10, 16):
+        bench.feed(cycle, time=cycle)
+    for cycle in range(1, reached + 1):
+        bench.feed(cycle, time=100 + cycle)
+    lost = [cycle for cycle in range(reached + 1, 30) if bench.feed(cycle, time=cycle) is Reason.OLD_LIFE]
+    assert lost == (list(range(4, 15 + T + 1)) if reached < 15 else [])
 
 
 def test_a_lower_cycle_that_the_ring_still_holds_begins_a_life_too() -> None:
