@@ -238,7 +238,7 @@ class Alarms:
             state, event = TABLE.get((old.state, Signal.NEW_LIFE), (old.state, None))
             row[index] = new = Status(state, life, cycle, old.value)
             if state is not old.state or old.shelved_until is not None:
-                told = event if old.shelved_until is None else Transition.UNSHELVED
+                told = event or (Transition.UNSHELVED if old.shelved_until is not None else None)
                 changes.append(Change(asset, rule, new, cycle, time, told))
         return changes
 

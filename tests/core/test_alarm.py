@@ -231,6 +231,9 @@ def test_what_ends_shelving() -> None:
         alarms.shelve(ASSET, "low", 1, 0)
     alarms.shelve(ASSET, "low", 1, 100)
     (change,) = alarms.new_life(ASSET, 1, 0, None)
+    assert (change.status.state, change.status.shelved_until, told([change])) == (State.NORMAL, None, ["cleared"])
+    alarms.shelve(ASSET, "low", 1, 100)
+    (change,) = alarms.new_life(ASSET, 2, 0, None)
     assert (change.status.state, change.status.shelved_until, told([change])) == (State.NORMAL, None, ["unshelved"])
 
 
