@@ -60,7 +60,8 @@ class _Life(msgspec.Struct):
 
     since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to a life before. heard: when its
     newest reading came, epoch seconds. silence: why it is stale, or None. full: whether its newest window is. key:
-    what the cycles of its readings are.
+    what the cycles of its readings are. overtaken: since its newest reading, an older one that came late was the first
+    to be answered of its cycle, and of all newer ones.
     """
 
     row: int
@@ -75,6 +76,7 @@ class _Life(msgspec.Struct):
     silence: Stale | None = None
     full: bool = False
     key: Key = "cycle"
+    overtaken: bool = False
 
     def before(self, time: int | None) -> bool:
         """Whether an event time is newer than the last reading's, where both are known."""
@@ -95,6 +97,7 @@ class _Blob(msgspec.Struct, array_like=True):
     stale_at: int = 0
     key: Key = "cycle"
     parts: bytes = b""
+    overtaken: bool = False
 
 
 class Lives:
@@ -219,15 +222,18 @@ class Lives:
         return applied
 
     def standing(self, asset: Asset) -> Standing:
-        """How the asset stands. Sets what it remembers of its window."""
+        """How the asset stands: by its newest reading, or where that leads nowhere, as a cycle number far ahead that no
+        other follows, by the newest that was answered. Sets what it remembers of its window."""
         life = self._known(asset)
         if life.empty:
             return Standing(life.number, None, None, 0, life.silence)
         position = self._rings.count(life.row) - 1
+        if life.overtaken and (answered := self._rings.answered(life.row)):
+            position, _ = answered
         readings = self._rings.filled(life.row, position)
         life.full = readings == self._rings.window
-        time = self._rings.time(life.row, position)
-        return Standing(life.number, life.last_cycle, time, readings, life.silence)
+        cycle, time = int(self._rings.cycles(life.row)[position]), self._rings.time(life.row, position)
+        return Standing(life.number, cycle, time, readings, life.silence)
 
     def silent(self, stale: Stale) -> Standing | None:
         """Nothing has come from the asset for too long. None where it is not known any more."""
@@ -279,7 +285,8 @@ class Lives:
         fields = msgspec.structs.astuple(life)[1:8]
         stale_at = life.silence.at if life.silence else 0
         parts = life.key, self.assembly.dump(asset)
-        return msgspec.msgpack.encode(_Blob(1, fields, *self._rings.dump(life.row), life.heard, stale_at, *parts))
+        ring = self._rings.dump(life.row)
+        return msgspec.msgpack.encode(_Blob(1, fields, *ring, life.heard, stale_at, *parts, life.overtaken))
 
     def load(self, asset: Asset, blob: bytes) -> None:
         """Take the state that `dump` gave. Raises ValueError where it is of another version or other inputs."""
@@ -295,7 +302,7 @@ class Lives:
         ring = state.cycles, state.times, state.revisions, state.values
         self._rings.load(life.row, *ring, by_time=state.key == "time")  # or nothing is taken
         self.assembly.load(asset, state.parts)
-        self._lives[asset] = _Life(life.row, *state.life, heard=state.heard, key=state.key)
+        self._lives[asset] = _Life(life.row, *state.life, heard=state.heard, key=state.key, overtaken=state.overtaken)
         if state.stale_at:
             self._lives[asset].silence = Stale(asset, state.heard, state.stale_at)
             self.stale.add(asset)
@@ -371,7 +378,7 @@ class Lives:
         position = self._rings.insert(
             life.row, self._rings.count(life.row), reading.cycle, reading.time, reading.values
         )
-        life.last_cycle = reading.cycle
+        life.last_cycle, life.overtaken = reading.cycle, False
         if reading.time is not None and (life.last_time is None or reading.time > life.last_time):
             life.last_time = reading.time
         window = self._rings.window_at(life.row, position)
@@ -401,6 +408,7 @@ class Lives:
             window = self._rings.window_at(row, position + i)
             if window and (i == 0 or not window.same(before[i - 1])):
                 answers.append(self._answer(life, position + i, window))
+        life.overtaken = life.overtaken or any(answer.newest and answer.revision == 0 for answer in answers)
         return Applied(life.number, reading.cycle, late=True, answers=answers)
 
     def _answer(self, life: _Life, position: int, window: Window) -> Answer:

@@ -30,7 +30,8 @@ class Stale(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """cycle, time: of the newest reading; None where the life has none. readings: rows of the window that are filled.
+    """cycle, time: of the newest reading, but see `Lives.standing`; None where the life has none. readings: rows of its
+    window that are filled.
 
     silence: why the asset is stale, or None.
     """
@@ -45,8 +46,9 @@ class Standing(msgspec.Struct, frozen=True):
 class AssetState(msgspec.Struct, frozen=True):
     """How an asset stands. `warming_up` until `readings` reaches `window`: till then nothing is predicted.
 
-    cycle, ts: of its newest reading, None where its life has none yet. last_reading: when that came, by our clock, and
-    age: how many seconds before this was said; both only where the state is `stale`.
+    cycle, ts: of its newest reading, or where only older ones are answered since, of the newest of those; None where
+    its life has none yet. last_reading: when the last one came, by our clock, and age: how many seconds before this was
+    said; both only where the state is `stale`.
     """
 
     schema: Literal["edge-rul/state/1"]

@@ -22,6 +22,7 @@ from edge_rul.core.normalise import Array, Index
 
 _FIRST_ROWS = 64
 NEVER = -1  # the revision of a reading whose window was never answered
+_LAST_REVISION = int(np.iinfo(np.int16).max)
 _NO_TIME = -(2**63)
 
 
@@ -143,9 +144,9 @@ class Rings:
         return position
 
     def revise(self, row: int, position: int) -> int:
-        """The next revision of the reading's answer, from 0."""
-        self._revisions[row, position] += 1
-        return int(self._revisions[row, position])
+        """The next revision of the reading's answer, from 0. The last that there is stays: behind it lies NEVER."""
+        revision = self._revisions[row, position] = min(int(self._revisions[row, position]) + 1, _LAST_REVISION)
+        return revision
 
     def answered(self, row: int) -> tuple[int, int] | None:
         """Where the newest reading stands whose window was answered, and the revision of that; None without any."""

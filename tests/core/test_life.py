@@ -145,6 +145,15 @@ def test_a_late_reading_that_changes_nothing_of_a_window_does_not_make_it_due() 
     assert late == [(4, 1, False), (5, 1, False), (6, 1, False)]  # of cycle 3 itself there are not four rows yet
 
 
+def test_the_last_revision_that_there_is_stays() -> None:
+    bench = Bench()
+    for cycle in (*range(1, T + 1), 10**9):
+        bench.feed(cycle)
+    found = [bench.rings.revise(0, T) for _ in range(2**15)]
+    assert found[-3:] == [2**15 - 2, 2**15 - 1, 2**15 - 1]
+    assert answers(bench.feed(T + 1)) == [(T + 1, 0, False), (10**9, 2**15 - 1, True)]
+
+
 def test_too_late_is_lost_and_counted() -> None:
     bench = Bench(max_late=2)
     for cycle in (1, 2, 3, 5, 6, 7):

@@ -122,6 +122,36 @@ def test_a_state_of_the_version_before_is_read_as_one_that_was_heard_nobody_know
     assert (said["state"], said["age"], said["last_reading"]) == ("stale", None, None)
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_behind_a_number_far_ahead_the_state_is_that_of_what_is_answered(restarts: bool) -> None:
+    pipeline, tail = telling(rings={"max_gap": 2, "restart": True}), Tail(100)
+    for cycle in (*range(1, 6), 1_000_000):
+        send(pipeline, tail, "x", cycle, 50.0)
+    assert states(drain(pipeline, tail))[-1] == ("warming_up", 0, 1_000_000, 1)
+    send(pipeline, tail, "x", 6, 50.0)
+    assert states(drain(pipeline, tail)) == [("predicting", 0, 6, 3)]
+    if restarts:
+        blob = pipeline.lives.dump(X)
+        pipeline = telling(rings={"max_gap": 2, "restart": True})
+        pipeline.restore(X, tail.last, blob)
+        assert states(pipeline.states(X)) == [("predicting", 0, 6, 3)]
+    for cycle in range(7, 20):
+        send(pipeline, tail, "x", cycle, 50.0)
+    assert states(drain(pipeline, tail)) == [], "said once"
+    assert states(pipeline.states(X)) == [("predicting", 0, 19, 3)]
+    send(pipeline, tail, "x", 1_000_001, 50.0)
+    assert states(drain(pipeline, tail)) == [("warming_up", 0, 1_000_001, 2)]
+
+
+def test_a_late_reading_that_only_revises_an_answer_does_not_hide_that_the_window_begins_anew() -> None:
+    pipeline, tail = telling(rings={"max_gap": 2, "restart": True}), Tail(100)
+    for cycle in (1, 2, 3, 4, 6, 50):
+        send(pipeline, tail, "x", cycle, 50.0)
+    drain(pipeline, tail)
+    send(pipeline, tail, "x", 5, 50.0)
+    assert states(drain(pipeline, tail)) == [("warming_up", 0, 50, 1)]
+
+
 def test_silence_counts_from_when_one_could_hear() -> None:
     silences = Silences(10.0)
     silences.heard(X, 0.0)
