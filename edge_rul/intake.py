@@ -86,6 +86,7 @@ class Intake:
             qos=message.qos,
             reply_to=message.reply_to,
             retained=message.retained,
+            again=message.again,
         )
         for bad in decoded.rejected:
             self._faults.fault("message_rejected", bad.reason.value, now, topic=bad.topic, problem=bad.problem)

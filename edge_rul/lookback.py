@@ -94,8 +94,9 @@ class Scorer:
                 rows += self._end(seq, [] if isinstance(ended, Reason) else ended)
             elif isinstance(entry, Command) and entry.asset in self.lives:
                 if entry.action == "reset":
-                    rows += self._end(seq, self.lives.close(entry.asset, self._hold))
-                    self.lives.reset(entry.asset)
+                    if not self.lives.begun_by(entry):
+                        rows += self._end(seq, self.lives.close(entry.asset, self._hold))
+                    self.lives.reset(entry)
                 elif entry.action == "remove":
                     self.lives.remove(entry.asset)
         self._score()

@@ -51,10 +51,10 @@ class FakeTransport:
         self.inbox.append(Received(topic or f"in/{asset}", data, qos, self._mid, 1))
         return self._mid
 
-    def command(self, command: str, asset: str, **fields: Any) -> None:
+    def command(self, command: str, asset: str, *, again: bool = False, **fields: Any) -> None:
         self._mid += 1
         payload = json.dumps({"command": command, "asset": asset, "reply_to": "re", **fields}).encode()
-        self.inbox.append(Received("cmd", payload, 1, self._mid, 1))
+        self.inbox.append(Received("cmd", payload, 1, self._mid, 1, again=again))
 
     def replies(self) -> list[tuple[str, bool]]:
         said = [json.loads(m.payload) for m in self.sent if m.topic == "re"]
@@ -430,6 +430,27 @@ def test_a_command_is_answered_once_it_is_durable_and_logged_with_who_and_why(ri
     assert rig.transport.replies() == [("reset", True)]
     (line,) = (line for line in logs if line["event"] == "command")
     assert (line["command"], line["asset"], line["who"], line["why"]) == ("reset", "x", "kim", "overhaul")
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_reset_that_comes_again_with_what_follows_it_is_one_reset(rig: Rig, crashes: bool) -> None:
+    """Before its commit or, where a crash comes between that and the acknowledgement, behind it."""
+    for cycle in range(1, 5):
+        rig.transport.put({**reading(cycle), "ts": NOW + cycle})
+    rig.settle()
+    for again in (False, True):
+        rig.transport.command("reset", "x", again=again)
+        for cycle in range(1, 5):
+            rig.transport.put({**reading(cycle), "ts": NOW + 100 + cycle})
+        if crashes and not again:
+            rig.settle()
+            rig.crash()
+    rig.transport.put({**reading(5), "ts": NOW + 105})
+    rig.settle()
+    found = [(p["life"], p["cycle"]) for p in rig.transport.predictions()]
+    assert list(dict.fromkeys(found)) == [(0, 3), (0, 4), (1, 3), (1, 4), (1, 5)]
+    assert rig.worker.statistics().dropped == {"duplicate": 4}
+    assert set(rig.transport.replies()) == {("reset", True)}
 
 
 def test_a_removed_asset_stays_removed_after_rounds_of_snapshots_and_restarts(tmp_path: Path) -> None:

@@ -397,6 +397,7 @@ class MqttTransport:
             self._connection,
             message.retain,
             reply_to,
+            message.dup,
         )
         self._inbox.put(received)
 

@@ -17,7 +17,8 @@ from edge_rul.core.command import ReplyTo
 class Received(msgspec.Struct, frozen=True):
     """A message as it came. connection: counts CONNACKs; an acknowledgement is valid only on its own connection.
 
-    retained: the broker had kept it. reply_to: where its sender waits for an answer, at MQTT 5.
+    retained: the broker had kept it. reply_to: where its sender waits for an answer, at MQTT 5. again: the broker
+    had sent it before, and has no acknowledgement of it (DUP).
     """
 
     topic: str
@@ -27,6 +28,7 @@ class Received(msgspec.Struct, frozen=True):
     connection: int
     retained: bool = False
     reply_to: ReplyTo | None = None
+    again: bool = False
 
 
 class Inbox:

@@ -33,6 +33,7 @@ class Command(msgspec.Struct, frozen=True):
     ack: somebody knows of its alarm. shelve: keep quiet about the alarm for so many cycles.
 
     who, why: as the sender said. alarm: its name, all of the asset's where it is empty. cycles: 0 ends the shelving.
+    again: the broker had sent it before, to us or in vain.
     """
 
     action: Action
@@ -42,6 +43,7 @@ class Command(msgspec.Struct, frozen=True):
     reply_to: ReplyTo | None = None
     alarm: str = ""
     cycles: int = 0
+    again: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -109,7 +111,9 @@ class CommandReader:
             raise BadMessage(Reason.BAD_COMMAND, topic, problem)
         return ReplyTo(to, given.correlation if given else b"", id)
 
-    def read(self, topic: str, payload: bytes, reply_to: ReplyTo | None, *, retained: bool) -> Command:
+    def read(
+        self, topic: str, payload: bytes, reply_to: ReplyTo | None, *, retained: bool, again: bool = False
+    ) -> Command:
         """Raises BadMessage that says what was found and what was expected."""
         if retained:
             problem = "the command is retained, so it would be carried out at each new subscription: clear it"
@@ -130,7 +134,8 @@ class CommandReader:
             problem = "expected for how many cycles; 0 ends it" if sent.cycles is None else f"{sent.command} takes none"
             raise BadMessage(Reason.BAD_COMMAND, topic, f"cycles: {problem}")
         asset = Asset(sent.asset, tuple((level, sent.levels[level]) for level in self._levels))
-        return Command(sent.command, asset, sent.who, sent.why, reply_to, sent.alarm or "", sent.cycles or 0)
+        of_alarm = sent.alarm or "", sent.cycles or 0
+        return Command(sent.command, asset, sent.who, sent.why, reply_to, *of_alarm, again)
 
 
 def reply(command: Command, error: str | None = None) -> Reply:

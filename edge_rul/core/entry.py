@@ -52,8 +52,8 @@ def pack(entry: Entry) -> bytes:
         return _encode((_BUNDLE, entry.name, entry.sha256, entry.since))
     asset = (entry.asset.name, entry.asset.levels)
     if isinstance(entry, Command):
-        of_alarm = entry.alarm, entry.cycles
-        return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to, *of_alarm))
+        more = (entry.alarm, entry.cycles, *([True] if entry.again else []))
+        return _encode((_COMMAND, *asset, entry.action, entry.who, entry.why, entry.reply_to, *more))
     if not isinstance(entry, Reading):
         return _encode((_KINDS[type(entry)], *asset, *msgspec.structs.astuple(entry)[1:]))
     values = entry.values.astype("<f4", copy=False).tobytes()
@@ -76,8 +76,8 @@ def unpack(data: bytes) -> Entry:
         if kind == _RESET:
             return Command("reset", asset)
         if kind == _COMMAND:
-            action, who, why, reply_to, *of_alarm = rest
-            return Command(action, asset, who, why, _reply_to(reply_to), *of_alarm)
+            action, who, why, reply_to, *more = rest
+            return Command(action, asset, who, why, _reply_to(reply_to), *more)
         if (made := _PLAIN.get(kind)) is not None:
             return made(asset, *rest)
         if kind != _READING:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from edge_rul.core.assemble import Assembled, Assembly, Overdue, same
+from edge_rul.core.command import Command
 from edge_rul.core.normalise import Mask
 from edge_rul.core.payload import Key, Part, Reading
 from edge_rul.core.standing import Stale, Standing
@@ -61,7 +62,7 @@ class _Life(msgspec.Struct):
     since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to a life before. heard: when its
     newest reading came, epoch seconds. silence: why it is stale, or None. full: whether its newest window is. key:
     what the cycles of its readings are. overtaken: since its newest reading, an older one that came late was the first
-    to be answered of its cycle, and of all newer ones.
+    to be answered of its cycle, and of all newer ones. reset: the command that began it, None where a reading did.
     """
 
     row: int
@@ -77,6 +78,7 @@ class _Life(msgspec.Struct):
     full: bool = False
     key: Key = "cycle"
     overtaken: bool = False
+    reset: Command | None = None
 
     def before(self, time: int | None) -> bool:
         """Whether an event time is newer than the last reading's, where both are known."""
@@ -98,6 +100,7 @@ class _Blob(msgspec.Struct, array_like=True):
     key: Key = "cycle"
     parts: bytes = b""
     overtaken: bool = False
+    reset: Command | None = None
 
 
 class Lives:
@@ -248,14 +251,28 @@ class Lives:
         """When the asset's newest reading came, epoch seconds; 0 unknown."""
         return life.heard if (life := self._find(asset)) else 0
 
-    def reset(self, asset: Asset) -> tuple[int, int] | None:
-        """End the asset's life by command: the next life's number, the old one's last cycle; None where none ended."""
-        life = self._find(asset)
-        if life is None or life.empty:
+    def begun_by(self, reset: Command) -> bool:
+        """Whether it is the one that began the asset's life, come again. What came after it comes again as well."""
+        life = self._find(reset.asset)
+        return life is not None and reset.again and life.reset == msgspec.structs.replace(reset, again=False)
+
+    def reset(self, command: Command) -> tuple[int, int] | None:
+        """End the asset's life by command: the next life's number, the old one's last cycle; None where none ended.
+
+        The same one come again ends none. Without event times readings of the old life may have come again before it:
+        then the life begins anew, under its number."""
+        if (life := self._find(command.asset)) is None:
             return None
-        self.changed.add(asset)
-        self._end(life, None if life.last_time is None else life.last_time + 1)
-        return life.number, life.last_cycle
+        self.changed.add(command.asset)
+        over = not life.empty
+        if self.begun_by(command):
+            self.assembly.forget(command.asset)
+            if over := over and life.since is None:
+                self._empty(life)
+        elif over:
+            self._end(life, None if life.last_time is None else life.last_time + 1)
+        life.reset = msgspec.structs.replace(command, again=False)
+        return (life.number, life.last_cycle) if over else None
 
     def remove(self, asset: Asset) -> tuple[int, int]:
         """Forget the asset: its life's number, its last cycle. If it comes back it begins anew, with life 0."""
@@ -284,9 +301,9 @@ class Lives:
             return b""
         fields = msgspec.structs.astuple(life)[1:8]
         stale_at = life.silence.at if life.silence else 0
-        parts = life.key, self.assembly.dump(asset)
+        parts, began = (life.key, self.assembly.dump(asset)), (life.overtaken, life.reset)
         ring = self._rings.dump(life.row)
-        return msgspec.msgpack.encode(_Blob(1, fields, *ring, life.heard, stale_at, *parts, life.overtaken))
+        return msgspec.msgpack.encode(_Blob(1, fields, *ring, life.heard, stale_at, *parts, *began))
 
     def load(self, asset: Asset, blob: bytes) -> None:
         """Take the state that `dump` gave. Raises ValueError where it is of another version or other inputs."""
@@ -302,7 +319,8 @@ class Lives:
         ring = state.cycles, state.times, state.revisions, state.values
         self._rings.load(life.row, *ring, by_time=state.key == "time")  # or nothing is taken
         self.assembly.load(asset, state.parts)
-        self._lives[asset] = _Life(life.row, *state.life, heard=state.heard, key=state.key, overtaken=state.overtaken)
+        more = {field: getattr(state, field) for field in ("heard", "key", "overtaken", "reset")}
+        self._lives[asset] = _Life(life.row, *state.life, **more)
         if state.stale_at:
             self._lives[asset].silence = Stale(asset, state.heard, state.stale_at)
             self.stale.add(asset)
@@ -365,9 +383,13 @@ class Lives:
         return Reason.OLD_LIFE if reading.cycle < life.first_cycle else Reason.LATE
 
     def _end(self, life: _Life, since: int | None) -> None:
-        self._rings.clear(life.row)
         life.since, life.old_cycle = since, max(life.old_cycle, life.last_cycle)
         life.number += 1
+        life.reset = None
+        self._empty(life)
+
+    def _empty(self, life: _Life) -> None:
+        self._rings.clear(life.row)
         life.empty, life.full = True, False
         life.last_time = None
 

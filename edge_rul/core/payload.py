@@ -151,13 +151,15 @@ class Decoder:
         qos: int = 1,
         reply_to: ReplyTo | None = None,
         retained: bool = False,
+        again: bool = False,
     ) -> Decoded:
         """Never raises for what a sender can do. received: our clock in epoch milliseconds.
 
         qos: at 1 it may come twice. reply_to: where MQTT 5 says that the answer goes. retained: the broker had kept it.
+        again: it had sent it before.
         """
         if topic == self._command:
-            return self._decode_command(topic, payload, reply_to, retained)
+            return self._decode_command(topic, payload, reply_to, retained=retained, again=again)
         if self._rates is not None and not self._rates.take(topic, received):
             return self._too_fast(self._rates, topic, payload, received)
         try:
@@ -192,13 +194,15 @@ class Decoder:
             )
             raise BadMessage(Reason.FUTURE, topic, problem)
 
-    def _decode_command(self, topic: str, payload: bytes, given: ReplyTo | None, retained: bool) -> Decoded:
+    def _decode_command(
+        self, topic: str, payload: bytes, given: ReplyTo | None, *, retained: bool, again: bool
+    ) -> Decoded:
         reply_to = None
         try:
             if len(payload) > self._limit:
                 raise self._too_large(topic, payload)
             reply_to = self._commands.address(topic, payload, given)
-            return Decoded([self._commands.read(topic, payload, reply_to, retained=retained)])
+            return Decoded([self._commands.read(topic, payload, reply_to, retained=retained, again=again)])
         except BadMessage as e:
             return Decoded(rejected=[refuse(e, payload, self.refused_limit, reply_to)])
 

@@ -95,9 +95,12 @@ class Pipeline:
         qos: int = 1,
         reply_to: ReplyTo | None = None,
         retained: bool = False,
+        again: bool = False,
     ) -> Decoded:
         """One message to entries. received: the caller's clock, epoch milliseconds. Rejected elements are counted."""
-        decoded = self.decoder.decode(topic, payload, received, qos=qos, reply_to=reply_to, retained=retained)
+        decoded = self.decoder.decode(
+            topic, payload, received, qos=qos, reply_to=reply_to, retained=retained, again=again
+        )
         for bad in decoded.rejected:
             self.dropped[bad.reason] += 1
         if decoded.silenced:
@@ -260,9 +263,10 @@ class Pipeline:
 
     def _reset(self, seq: int, entry: Command) -> list[Step]:
         asset, steps = entry.asset, list[Step]()
-        self._end(seq, self.lives.close(asset, self.decoder.hold))
+        if not self.lives.begun_by(entry):
+            self._end(seq, self.lives.close(asset, self.decoder.hold))
         self._deadlines.follow(asset, (), self._now)
-        if (ended := self.lives.reset(asset)) is not None:
+        if (ended := self.lives.reset(entry)) is not None:
             steps += [NewLife(seq, asset, *ended, None), Stands(seq, asset, self.lives.standing(asset))]
         return [*steps, Obeyed(seq, command.reply(entry, None), entry.reply_to)]
 

@@ -379,6 +379,24 @@ def test_what_a_session_is_asked_for_and_that_each_connection_subscribes() -> No
                 until(made, lambda: made.connected)
 
 
+def test_what_the_broker_sends_again_is_known_by_its_flag() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, transport(server.getsockname()[1]) as made:
+        server.settimeout(PATIENCE)
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"\x20\x03\x01\x00\x00")  # CONNACK, success, with a session
+            for kind, mid in ((0x32, 1), (0x3A, 2)):  # PUBLISH at QoS 1, without and with DUP
+                connection.sendall(bytes([kind, 9, 0, 4]) + b"in/x" + bytes([0, mid, 0]))
+            found: list[Received] = []
+
+            def both() -> bool:
+                found.extend(iter(made.receive, None))
+                return len(found) == 2
+
+            until(made, both)
+        assert [(message.mid, message.again) for message in found] == [(1, False), (2, True)]
+
+
 def test_a_broker_that_knows_no_mqtt_5_is_told_with_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, transport(server.getsockname()[1]) as made:
         server.settimeout(PATIENCE)

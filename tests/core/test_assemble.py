@@ -218,6 +218,20 @@ def test_a_reset_ends_what_is_open_in_the_life_that_it_came_in() -> None:
     assert pipeline.lives.assembly.open(X) == [1]
 
 
+def test_a_reset_that_comes_again_does_not_end_what_is_open_of_the_life_that_it_began() -> None:
+    pipeline, tail = make_pipeline(), Tail(100)
+    for sensor in "qp":
+        send(pipeline, tail, sensor, {"cycle": 9, "value": 0.5})
+    for again in (False, True):
+        tail.put(pipeline.decode("cmd", b'{"command": "reset", "asset": "x"}', NOW, again=again).entries)
+        send(pipeline, tail, "q", {"cycle": 1, "value": 0.5})
+    send(pipeline, tail, "p", {"cycle": 1, "value": 7.0})
+    drain(pipeline, tail)
+    assert pipeline.counts["readings"] == 2
+    assert pipeline.dropped == {}
+    assert pipeline.lives.standing(X).life == 1
+
+
 @pytest.mark.parametrize(
     ("payload", "reason"),
     [

@@ -37,6 +37,7 @@ def same(found: Entry, expected: Entry) -> bool:
         Reading(X, NO_NUMBER, None, np.array([1], np.float32), 0, 1_767_225_600, "arrival"),
         Command("remove", X, "kim", "sold", ReplyTo("r/kim", b"\xff", "7")),
         Command("reset", X),
+        Command("reset", X, again=True),
         Stale(X, 0, 1_767_225_600),
         BundleChange("new", "1" * 64),
         BundleChange("new", "1" * 64, 0),
@@ -56,6 +57,11 @@ def test_a_reading_of_the_version_before_has_no_source() -> None:
 
 def test_a_reset_of_the_version_before_says_neither_who_nor_why() -> None:
     assert unpack(msgspec.msgpack.encode((1, "x", (("line", "a"),)))) == Command("reset", X)
+
+
+def test_a_command_that_came_once_is_written_as_before_it_could_come_again() -> None:
+    written = pack(Command("reset", X, "kim", alarm="low"))
+    assert written == msgspec.msgpack.encode((3, "x", (("line", "a"),), "reset", "kim", "", None, "low", 0))
 
 
 def test_a_change_of_bundle_did_not_say_since_when_before() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_rul.core.alarm import RulAlarm
+from edge_rul.core.command import Command
 from edge_rul.core.life import Applied, Lives
 from edge_rul.core.payload import NO_NUMBER, Key, Reading
 from edge_rul.core.topic import Asset
@@ -114,7 +115,7 @@ def test_final_revisions_equal_sliding_windows_over_the_sorted_series(
     sent: list[Sent] = []
     for number, order in enumerate(orders):
         if number:
-            lives.reset(X)
+            lives.reset(Command("reset", X))
         for reading in order:
             if len(sent) in restarts:
                 blob, lives = lives.dump(X) if X in lives else b"", make_lives(max_gap, restart=restart)
@@ -148,7 +149,7 @@ def test_no_time_begins_a_life() -> None:
     for time in (NOW, NOW + STEP, NOW + 10**9):
         assert accepted(feed(lives, time)).ended is None
     assert feed(lives, NOW - STEP) is Reason.OLD_LIFE
-    assert lives.reset(X) == (1, NOW + 10**9)
+    assert lives.reset(Command("reset", X)) == (1, NOW + 10**9)
     assert feed(lives, NOW + 10**9) is Reason.OLD_LIFE
     assert accepted(feed(lives, NOW + 10**9 + STEP)).life == 1
 
@@ -179,7 +180,7 @@ def test_a_life_holds_readings_of_one_key_only(first: tuple[Key, int], other: tu
     lives = make_lives()
     accepted(feed(lives, first[1], key=first[0]))
     assert feed(lives, other[1], key=other[0]) is Reason.OTHER_KEY
-    lives.reset(X)
+    lives.reset(Command("reset", X))
     assert accepted(feed(lives, other[1], key=other[0])).life == 1
 
 
@@ -188,7 +189,7 @@ def test_by_arrival_each_is_the_next_through_lives_and_restarts() -> None:
     numbers = []
     for index in range(8):
         if index == 5:
-            lives.reset(X)
+            lives.reset(Command("reset", X))
         applied = accepted(feed(lives, NO_NUMBER, key="arrival"))
         numbers.append((applied.life, applied.cycle, applied.gap, [a.cycle for a in applied.answers]))
         blob, lives = lives.dump(X), make_lives()

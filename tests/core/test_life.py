@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from edge_rul.core.command import Command
 from edge_rul.core.life import Applied, Lives
 from edge_rul.core.payload import Reading
 from edge_rul.core.topic import Asset
@@ -205,16 +206,16 @@ def test_without_event_times_only_a_reset_begins_a_life() -> None:
     for cycle in range(10, 15):
         bench.feed(cycle)
     assert bench.feed(1) is Reason.OLD_LIFE
-    assert bench.lives.reset(Asset("x")) == (1, 14)
-    assert bench.lives.reset(Asset("x")) is None
+    assert bench.lives.reset(Command("reset", Asset("x"))) == (1, 14)
+    assert bench.lives.reset(Command("reset", Asset("x"))) is None
     assert accepted(bench.feed(1)).life == 1
-    assert bench.lives.reset(Asset("unknown")) is None
+    assert bench.lives.reset(Command("reset", Asset("unknown"))) is None
 
 
 def test_what_came_before_a_reset_does_not_begin_the_next_life() -> None:
     bench = Bench()
     bench.feed(14, time=140)
-    bench.lives.reset(Asset("x"))
+    bench.lives.reset(Command("reset", Asset("x")))
     assert bench.feed(14, time=140) is Reason.OLD_LIFE
     assert accepted(bench.feed(1, time=150)).life == 1
 
