@@ -102,10 +102,7 @@ def run(path: Path) -> int:
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
         worker.record_bundle()
         corrupt = journal.set_aside_why == "corrupt"
-        # Said at each start, so that the retained alarm stands until the GPU serves again.
-        worker.alarm("gpu_given_up", active=lost > 0, value=float(lost))
-        worker.alarm("reload_refused", active=False)
-        worker.alarm("journal_corrupt", active=corrupt, value=float(journal.set_aside_assets))
+        worker.begin_alarms({"gpu_given_up": (lost > 0, lost), "journal_corrupt": (corrupt, journal.set_aside_assets)})
         if journal.set_aside is not None:
             (log.error if corrupt else log.warning)(
                 "journal_corrupt" if corrupt else "journal_of_other_inputs",

@@ -1,14 +1,17 @@
 """The alarms of the daemon's own: a full disk, skipped cycles, a journal set aside, a lost GPU.
 
-Owns how one is published. When one begins and ends is for whoever notices it to say.
+Owns which there are, and how one is published. When one begins and ends is for whoever notices it to say.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from edge_rul.adapters.journal import Journal
 from edge_rul.core.outgoing import Message, Outgoing, withdrawn
+
+Name = Literal["disk_full", "gpu_given_up", "journal_corrupt", "reload_refused", "skipping"]
+NAMES: tuple[Name, ...] = get_args(Name)
 
 
 class Outbound(Protocol):
@@ -32,13 +35,13 @@ class DaemonAlarms:
 
     def __init__(self, outgoing: Outgoing, outbound: Outbound, journal: Journal, watcher: Watcher | None) -> None:
         self._outgoing = outgoing
-        self._standing: dict[str, tuple[int, bool, float]] = {}  # name -> (wall, active, value), as published
-        self._goes_out: dict[str, int] = {}  # name -> the number of the connection on which that was told
+        self._standing: dict[Name, tuple[int, bool, float]] = {}  # name -> (wall, active, value), as published
+        self._goes_out: dict[Name, int] = {}  # name -> the number of the connection on which that was told
         self._outbound = outbound
         self._journal = journal
         self._watcher = watcher
 
-    def publish(self, name: str, wall: int, *, active: bool, value: float) -> None:
+    def publish(self, name: Name, wall: int, *, active: bool, value: float) -> None:
         """wall: epoch milliseconds.
 
         It comes from no entry, so it bears the watermark: a higher seq could overtake answers that are still held back.
@@ -63,7 +66,7 @@ class DaemonAlarms:
             if (new := self._message(name)).topic != message.topic:
                 self._outbound.send([withdrawn(message.topic, message.seq), new])
 
-    def _message(self, name: str) -> Message:
+    def _message(self, name: Name) -> Message:
         wall, active, value = self._standing[name]
         seq = self._journal.watermark
         return self._outgoing.daemon_alarm(name, active=active, value=value, time=wall, seq=seq)

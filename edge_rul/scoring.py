@@ -167,13 +167,14 @@ class Scoring:
 
     def _lags(self, now: float) -> bool:
         """Whether entries have waited for the engine beyond `latest_after`; an alarm says when that begins and ends."""
-        if self._latest_after == "never":
-            return False
-        lagging = self._arrivals.waited(now) > self._latest_after
+        after = self._latest_after
+        lagging = after != "never" and self._arrivals.waited(now) > after
         if lagging:
             self._skipped_at = now
-        # Skipping ends the lag at once and begins again soon, while the load stays; the alarm does not follow that.
-        active = lagging or (self._skipping and now - self._skipped_at < _SKIPPING_ENDS)
+        # Skipping ends the lag at once and begins again soon, while the load stays; the alarm does not follow that. It
+        # does follow a reload that forbids skipping.
+        lingers = after != "never" and now - self._skipped_at < _SKIPPING_ENDS
+        active = lagging or (self._skipping and lingers)
         if active != self._skipping:
             self._skipping = active
             (self._log.warning if active else self._log.info)(

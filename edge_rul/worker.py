@@ -11,6 +11,7 @@ call. Knows time only as its caller tells it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -195,9 +196,16 @@ class Worker:
             else:
                 self._log.info("disk_has_room")
 
-    def alarm(self, name: str, *, active: bool, value: float = 0.0) -> None:
+    def alarm(self, name: daemon_alarms.Name, *, active: bool, value: float = 0.0) -> None:
         """Publish an alarm of the daemon's own."""
         self._alarms.publish(name, round(self._clock.wall() * 1000), active=active, value=value)
+
+    def begin_alarms(self, found: Mapping[daemon_alarms.Name, tuple[bool, float]]) -> None:
+        """Say at the start how each alarm of the daemon's own stands, as what the run before said of it is retained.
+        found: whether active, and the value, of those that may be by now."""
+        for name in daemon_alarms.NAMES:
+            active, value = found.get(name, (False, 0.0))
+            self.alarm(name, active=active, value=float(value))
 
     def compare(self, candidate: Candidate) -> None:
         """Let a candidate score what is answered from now on."""

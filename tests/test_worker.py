@@ -8,6 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import structlog
@@ -212,6 +213,12 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path / "state")
 
 
+def own_alarms(rig: Rig) -> list[tuple[str, str]]:
+    """Of the daemon's own: name and state."""
+    said = [json.loads(m.payload) for m in rig.transport.sent if m.topic.startswith("out/d/")]
+    return [(alarm["alarm"], alarm["state"]) for alarm in said]
+
+
 def reading(cycle: int, p: float = 50.0, **more: Any) -> dict[str, Any]:
     return {"cycle": cycle, "values": [p, 0.5], **more}
 
@@ -378,7 +385,7 @@ def test_an_alarm_of_the_daemons_own_lets_the_watermark_pass_no_answer(rig: Rig)
     while rig.worker.step():
         pass
     rig.transport.hold = True
-    rig.worker.alarm("test", active=True)  # goes out before the answers to 5 and 6, which wait for the commit
+    rig.worker.alarm("skipping", active=True)  # goes out before the answers to 5 and 6, which wait for the commit
     rig.worker.commit()
     assert [m.seq for m in rig.transport.unacknowledged if m.topic.endswith("/p")] == [4, 5]
     assert rig.worker.watermark <= 3
@@ -802,11 +809,38 @@ def test_latest_after_skips_says_how_many_and_raises_an_alarm(tmp_path: Path) ->
     assert (last["cycle"], last["quality"]["skipped"], last["quality"]["state"]) == (19, 15, "good")
     rig.settle(70.0)
 
-    def alarms() -> list[str]:
-        return [json.loads(m.payload)["state"] for m in rig.transport.sent if m.topic == "out/d/skipping"]
-
-    assert alarms() == ["active", "normal"]
+    assert own_alarms(rig) == [("skipping", "active"), ("skipping", "normal")]
     assert rig.worker.statistics().skipped == 15
+
+
+def test_skipping_is_over_at_once_where_a_reload_lets_no_window_be_left_out_any_more(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, scoring=ScoringSettings(on_lag="latest", latest_after=5.0), limits=Limits(outbox=1))
+    rig.transport.hold = True
+    for cycle in range(1, 20):
+        rig.transport.put(reading(cycle))
+    rig.settle(10.0)
+    rig.transport.hold = False
+    rig.settle()
+    assert rig.worker.reconfigure(msgspec.structs.replace(rig.settings, scoring=ScoringSettings()), OUTGOING)
+    rig.worker.step()
+    assert own_alarms(rig) == [("skipping", "active"), ("skipping", "normal")]
+
+
+def test_what_a_run_before_said_of_the_daemon_itself_is_over_at_the_next_start(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig.journal, "_no_room", lambda: "no room")
+    rig.transport.put(reading(1))
+    rig.settle()
+    rig.worker.tick()
+    assert own_alarms(rig) == [("disk_full", "active")]
+    rig.transport.sent.clear()
+    rig.crash()
+    rig.worker.begin_alarms({"gpu_given_up": (True, 3)})
+    said = dict(own_alarms(rig))
+    assert said.pop("gpu_given_up") == "active"
+    assert set(said) > {"disk_full", "skipping"}
+    assert set(said.values()) == {"normal"}
 
 
 def test_a_full_disk_withholds_acknowledgements_and_recovers(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
