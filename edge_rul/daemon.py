@@ -140,7 +140,7 @@ def run(path: Path) -> int:
             if history is not None:
                 history.close()
         starts.ended()
-    if reload.restarts:
+    if reload.restarts and not loop.stopped:
         # The same process id, so that a service manager sees a reload; the broker keeps what comes meanwhile.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return EXIT_OK

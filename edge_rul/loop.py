@@ -67,14 +67,21 @@ class Loop:
         self._log.info("ready", serving=self._board.status.words)
         self._board.ready()
         busy = False
-        while not (self._stops or self._reload.restarts):
+        while not (self.stopped or self._reload.restarts):
             self._transport.wait(0.0 if busy else self._worker.pause())  # under load too: it tells of what ended it
             busy = self._worker.step()
             self._worker.tick()
             self._reload.step()
             self._tell(time.monotonic())
         self._progress.serving = False
+        # A handler would be gone where the process begins anew, and a HUP then be the end; what is ignored stays so.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._drain()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal asked for the end: that a reload wants the process to begin anew counts no more then."""
+        return self._stops > 0
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stops += 1

@@ -416,6 +416,56 @@ def test_where_the_windows_may_begin_anew_a_bundle_that_differs_is_taken(
     daemon.end()
 
 
+# In the process that begins anew, before anything of ours has run: the second time that this line does.
+_HUP_WHILE_IT_BEGINS_ANEW = """
+import os, signal
+if os.environ.setdefault("LIVES", "0") == "1":
+    os.kill(os.getpid(), signal.SIGHUP)
+os.environ["LIVES"] = "1"
+"""
+_TERM_WHILE_IT_DRAINS = """
+import os, signal
+from edge_rul.loop import Loop
+drain = Loop._drain
+def drain_and_stop(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    drain(self)
+Loop._drain = drain_and_stop
+"""
+
+
+def restarting(
+    start: Callable[..., Daemon], peer: Peer, port: int, bundle: Bundle, other: Bundle, prelude: str
+) -> Daemon:
+    """A daemon that was told to begin anew with another bundle."""
+    first = FIRST.format(bundle=bundle.path, port=port) + "service: {restart_windows: true}\n"
+    daemon = start(first, prelude)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    daemon.reload(first.replace(str(bundle.path), str(other.path)))
+    return daemon
+
+
+def test_another_reload_while_the_process_begins_anew_does_not_end_it(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """The handler is gone by then, and a death by SIGHUP counts as a clean end, after which nobody starts it again."""
+    other = make_bundle(tmp_path / "other", window=6, inputs=("d", "e", "f"), name="other")
+    daemon = restarting(start, peer, mosquitto.port, tiny_bundle, other, _HUP_WHILE_IT_BEGINS_ANEW)
+    peer.wait("other", lambda: peer.retained["edge-rul/status"]["bundle"]["name"] == "other")
+    daemon.reload(daemon.config.read_text() + "log: {level: warning}\n")
+    peer.wait("the next", lambda: (peer.retained["edge-rul/status"]["reload"] or {}).get("changed") == ["log"])
+    daemon.end()
+
+
+def test_a_stop_while_the_process_drains_to_begin_anew_is_the_end(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    other = make_bundle(tmp_path / "other", window=6, inputs=("d", "e", "f"), name="other")
+    daemon = restarting(start, peer, mosquitto.port, tiny_bundle, other, _TERM_WHILE_IT_DRAINS)
+    assert daemon.process.wait(30) == 0
+    assert daemon.log.read_text().count('"event": "ready"') == 1
+
+
 def lie(parts: dict[str, Any]) -> dict[str, Any]:
     golden = parts["golden"]
     return {**parts, "golden": Golden(golden.windows, golden.rul + np.float32(1), golden.logits)}
