@@ -165,7 +165,7 @@ class Reload:
     def _place(self) -> Stage:
         settings, outgoing = self._next.settings, build_outgoing(self._next.settings)
         if not self._worker.reconfigure(settings, outgoing):
-            return Stage.PLACING  # the disk is full; it is tried again each turn
+            return Stage.PLACING  # not yet; it is tried again each turn
         logs.configure(settings.log)
         self._board.move(outgoing)
         self._transport.filters.adopt(filters(settings.topics))

@@ -198,6 +198,13 @@ class Scoring:
         self._outbound.send(done.messages[:go])
         self._held.extend(done.messages[go:])
 
+    def send(self, messages: list[Message]) -> None:
+        """Publish what comes from no entry, behind what is held: what withdraws a state must not go before it."""
+        if self._held:
+            self._held.extend(messages)
+        else:
+            self._outbound.send(messages)
+
     def release(self) -> None:
         """Publish what was held for the commit that has just been made."""
         upto = min(self._journal.committed, self._journal.pledged)
@@ -244,6 +251,11 @@ class Scoring:
         self.answered = answered
         self._catching_up = self._pipeline.catching_up
         self._everything = self._journal.states_owed or unclean
+
+    @property
+    def owes_retained(self) -> bool:
+        """Whether answers of before a restart are still to be retained, on the topics on which they went out."""
+        return self._catching_up and not self._settling
 
     def reconfigure(self, scoring: ScoringSettings, *, moved: bool) -> None:
         """moved: the topics are others, so that every asset's newest prediction is published once more."""

@@ -254,12 +254,12 @@ class Worker:
 
     def reconfigure(self, settings: Settings, outgoing: Outgoing) -> bool:
         """Another configuration between two batches: windows, lives and alarm states stay. Returns False, with nothing
-        changed, where the disk is full: what is held for it goes to the topics before."""
-        if not self.commit():
+        changed, where the disk is full, and while there is something to retain on the topics before."""
+        if self._scoring.owes_retained or not self.commit():
             return False
         moved = outgoing.topics != self._outgoing.topics
         seq = self._journal.watermark
-        self._transport.send(self._pipeline.reconfigure(outgoing, list(settings.alarms), seq))
+        self._scoring.send(self._pipeline.reconfigure(outgoing, list(settings.alarms), seq))
         self._alarms.move(outgoing)
         self._scoring.reconfigure(settings.scoring, moved=moved)
         self._outgoing = outgoing

@@ -24,8 +24,8 @@ from edge_rul.adapters.mqtt_inbox import Received
 from edge_rul.config import AssetSettings, JournalSettings, Limits, Mqtt, ScoringSettings, Settings, Topics
 from edge_rul.core.alarm import RulAlarm
 from edge_rul.core.normalise import Array
-from edge_rul.core.outgoing import Message
-from edge_rul.core.topic import Asset
+from edge_rul.core.outgoing import Message, Outgoing
+from edge_rul.core.topic import Asset, Template
 from edge_rul.errors import EXIT_INTERNAL, EngineError
 from edge_rul.worker import Worker
 
@@ -824,6 +824,67 @@ def test_skipping_is_over_at_once_where_a_reload_lets_no_window_be_left_out_any_
     assert rig.worker.reconfigure(msgspec.structs.replace(rig.settings, scoring=ScoringSettings()), OUTGOING)
     rig.worker.step()
     assert own_alarms(rig) == [("skipping", "active"), ("skipping", "normal")]
+
+
+MOVED = Outgoing(
+    Template("new/{asset}/p"),
+    Template("new/{asset}/a/{alarm}"),
+    Template("new/{asset}/e"),
+    statistics=Template("new/s"),
+    status=Template("new/status"),
+    daemon_alarm=Template("new/d/{alarm}"),
+)
+
+
+def retained_on(rig: Rig, first: str) -> dict[str, int]:
+    """The cycle that the broker keeps for each topic below `first`."""
+    kept = {m.topic: m.payload for m in rig.transport.sent if m.retain}
+    return {t: json.loads(p)["cycle"] for t, p in kept.items() if p and t.startswith(first) and "/d/" not in t}
+
+
+def move(rig: Rig) -> bool:
+    """To other topics, with the alarms as they are."""
+    settings = msgspec.structs.replace(rig.settings, alarms=rig.worker._pipeline.alarms.rules)
+    return rig.worker.reconfigure(settings, MOVED)
+
+
+def test_topics_move_once_what_a_crash_left_is_retained_so_that_nothing_stays_on_the_old_ones(rig: Rig) -> None:
+    rig.transport.hold = True
+    for asset in "xy":
+        for cycle in range(1, 41):
+            rig.transport.put(reading(cycle, 10.0), asset)
+    rig.settle()
+    rig.transport.sent.clear()
+    rig.crash()
+    rig.transport.hold = False
+    rig.worker.step()
+    assert not move(rig), "it is still answering what it may have answered before"
+    while not move(rig):
+        assert rig.worker.step()
+    rig.settle()
+    assert retained_on(rig, "out/") == {}
+    assert retained_on(rig, "new/") == {f"new/{asset}/{kind}": 40 for asset in "xy" for kind in ("p", "a/low")}
+
+
+def test_topics_move_behind_the_answers_that_wait_for_the_pledge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload does not wait for a broker that is slow: it may be what helps."""
+    monkeypatch.setattr("edge_rul.adapters.journal_file.PLEDGE", 10)
+    monkeypatch.setattr("edge_rul.scoring._PLEDGE_LEAST", 10)
+    monkeypatch.setattr("edge_rul.scoring._PLEDGE_MOST", 10)
+    rig = Rig(tmp_path)
+    monkeypatch.setattr(FakeTransport, "waiting_seq", 5)  # what the broker takes does not come beyond it
+    for cycle in range(1, 60):
+        rig.transport.put(reading(cycle, 10.0))
+    rig.settle()
+    before = rig.transport.predictions()[-1]["cycle"]
+    assert move(rig)
+    assert rig.transport.predictions()[-1]["cycle"] == before < 59, "the others wait still"
+    monkeypatch.setattr(FakeTransport, "waiting_seq", None)
+    rig.settle()
+    assert retained_on(rig, "out/") == {}
+    assert retained_on(rig, "new/") == {"new/x/p": 59, "new/x/a/low": 59}
 
 
 def test_what_a_run_before_said_of_the_daemon_itself_is_over_at_the_next_start(
