@@ -27,6 +27,7 @@ from edge_rul.reread import Serving
 from edge_rul.starts import Starts
 from edge_rul.wiring import (
     Subscriptions,
+    build_candidate,
     build_outgoing,
     build_pipeline,
     build_transport,
@@ -58,6 +59,7 @@ def run(path: Path) -> int:
     with extending(systemd.notify, "opening the engine", first=EVERY):
         bundle, (engine, lost) = open_engine_and_bundle(settings, source, lambda text: log.info("engine", note=text))
     check_bundle(settings, source, bundle)
+    candidate = open_candidate(settings, source, bundle, log)  # before the journal, which other inputs set aside
     state = state_directory(settings, source)
     subscriptions = Subscriptions(state)
     transport = build_transport(settings, source, log, subscriptions.load())
@@ -96,8 +98,8 @@ def run(path: Path) -> int:
             observer=server.metrics if server else None,
             onlooker=history,
         )
-        if (candidate := open_candidate(settings, source, bundle, journal.id, log)) is not None:
-            worker.compare(candidate)
+        if candidate is not None:
+            worker.compare(build_candidate(settings, *candidate, journal.id, log))
         assets = worker.restore(unclean=starts.unclean)
         log.info("restored", assets=assets, journal=journal.id, replay=worker.lag, watermark=journal.watermark)
         worker.record_bundle()

@@ -18,7 +18,7 @@ from edge_rul.engines import Engine
 from edge_rul.engines.choose import open_configured
 from edge_rul.errors import ConfigError
 from edge_rul.succession import unlike
-from edge_rul.wiring import check_bundle
+from edge_rul.wiring import candidate_bundle, check_bundle
 from edge_rul.yaml_file import Source
 
 # What was handed to a thread, a socket or a file of its own. A restart loses nothing.
@@ -67,6 +67,8 @@ def read(serving: Serving, log: Any) -> Serving:
     if anew and not settings.service.restart_windows:
         hint = "service.restart_windows: true lets all windows begin anew"
         raise source.error("bundle", f"the windows of {serving.bundle.manifest.name} cannot go on in it: {anew}", hint)
+    if anew:
+        candidate_bundle(settings, source, bundle)  # or the process that begins anew would refuse what this one took
     if bundle.sha256 == serving.bundle.sha256 and settings.engine == old.engine:
         return Serving(settings, source, serving.bundle, serving.engine, serving.lost)
     opened = open_configured(settings.engine, bundle, source.path.parent, lambda text: log.info("engine", note=text))

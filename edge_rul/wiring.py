@@ -122,19 +122,32 @@ def build_pipeline(settings: Settings, bundle: Bundle, engine: Engine, outgoing:
     )
 
 
-def open_candidate(settings: Settings, source: Source, bundle: Bundle, journal: str, log: Any) -> Candidate | None:
-    """The second bundle, where one is configured, verified. bundle: that serves. Raises as `open_engine_and_bundle`."""
-    if (wanted := settings.candidate) is None:
+def candidate_bundle(settings: Settings, source: Source, bundle: Bundle) -> Bundle | None:
+    """The second bundle, where one is configured. bundle: that serves. Raises BundleError, and ConfigError where the
+    second cannot score the windows of this one."""
+    if settings.candidate is None:
         return None
-    other = bundles.load(source.file("candidate.bundle", wanted.bundle))
+    other = bundles.load(source.file("candidate.bundle", settings.candidate.bundle))
     if anew := unlike(bundle.manifest, other.manifest):
         raise source.error("candidate.bundle", f"it cannot score the windows of {bundle.manifest.name}: {anew}")
+    return other
+
+
+def open_candidate(settings: Settings, source: Source, bundle: Bundle, log: Any) -> tuple[Bundle, Engine] | None:
+    """`candidate_bundle` and its engine, verified on the golden windows. Raises as that, and EngineError."""
+    if (wanted := settings.candidate) is None or (other := candidate_bundle(settings, source, bundle)) is None:
+        return None
     on = EngineSettings(name=wanted.engine, threads=settings.engine.threads, cache=settings.engine.cache)
-    engine, _ = open_configured(on, other, source.path.parent, lambda text: log.info("engine", note=text))
-    model = model_of(other, engine, journal)
+    opened = open_configured(on, other, source.path.parent, lambda text: log.info("engine", note=text))
+    return other, opened.engine
+
+
+def build_candidate(settings: Settings, bundle: Bundle, engine: Engine, journal: str, log: Any) -> Candidate:
+    """What `open_candidate` gave, to be put beside what serves. journal: its id."""
+    model = model_of(bundle, engine, journal)
     state = CandidateState(model.bundle, serving_engine(engine), 0, 0, None, None, None)
     topic = templates(settings.topics).get("candidate")
-    return Candidate(Answerer(engine, model, other.manifest.transform, other.manifest.ranges), state, topic, log)
+    return Candidate(Answerer(engine, model, bundle.manifest.transform, bundle.manifest.ranges), state, topic, log)
 
 
 def serving_fields(bundle: Bundle, engine: Engine, lost: int) -> dict[str, Any]:

@@ -466,6 +466,31 @@ def test_a_stop_while_the_process_drains_to_begin_anew_is_the_end(
     assert daemon.log.read_text().count('"event": "ready"') == 1
 
 
+def test_a_candidate_that_could_not_score_the_windows_that_begin_anew_refuses_the_bundle(
+    start: Callable[..., Daemon], peer: Peer, mosquitto: Broker, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    other = make_bundle(tmp_path / "other", window=6, inputs=("d", "e", "f"), name="other")
+    more = f"service: {{restart_windows: true}}\ncandidate: {{bundle: {tiny_bundle.path}}}\n"
+    first = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port) + more
+    daemon = start(first)
+    peer.wait("online", lambda: peer.retained.get("edge-rul/status"))
+    peer.load()
+    peer.wait_for_more()
+    changed = first.replace(str(tiny_bundle.path), str(other.path), 1)
+    daemon.reload(changed)
+    problem = "candidate.bundle: it cannot score the windows of other: its inputs: ['a', 'b', 'c'], expected ['d',"
+    peer.wait(problem, lambda: problem in str(peer.retained["edge-rul/status"]["reload"]))
+    peer.wait_for_more()
+    peer.calm()
+    daemon.end()
+
+    # Nor does a start set the journal aside for a configuration that it refuses.
+    again = start(changed)
+    assert again.process.wait(60) == 78
+    assert problem in again.log.read_text()
+    assert list((tmp_path / "state").glob(f"{FILE}.inputs-*")) == []
+
+
 def lie(parts: dict[str, Any]) -> dict[str, Any]:
     golden = parts["golden"]
     return {**parts, "golden": Golden(golden.windows, golden.rul + np.float32(1), golden.logits)}
