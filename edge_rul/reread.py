@@ -58,8 +58,8 @@ def read(serving: Serving, log: Any) -> Serving:
     old = serving.settings
     if fixed := [c for c in changes(old, settings) if any(f"{c.key}.".startswith(f"{key}.") for key in _FIXED)]:
         raise _refusal(source, fixed)
-    if levels(settings.topics.readings[0]) != levels(old.topics.readings[0]):
-        problem = "name other levels than before, so that every asset would be another one"
+    if (found := levels(settings)) != (expected := levels(old)):
+        problem = f"the levels are {found}, expected {expected} as before: every asset would be another one"
         raise source.error("topics.readings", problem, _RESTART)
     bundle = bundles.load(source.file("bundle", settings.bundle))
     check_bundle(settings, source, bundle)
@@ -95,6 +95,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def levels(template: str) -> list[str]:
-    """The named levels that make an asset's identity, but its name, which a payload may bring too."""
-    return sorted(Template(template).levels)
+def levels(settings: Settings) -> str:
+    """The named levels that make an asset's identity, in its order, but its name, which a payload may bring too."""
+    return ", ".join(f"{{{name}}}" for name in Template(settings.topics.readings[0]).levels) or "none"
