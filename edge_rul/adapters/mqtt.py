@@ -81,7 +81,8 @@ class MqttTransport:
         self._failing = ""
         self._since = 0.0  # monotonic time of the connection
         self._short = 0  # connections in a row that did not last
-        self.connected = False
+        self._accepted = False  # by the broker, on this connection
+        self.connected = False  # accepted, and paho has sent again what was in flight: more may be published
         self.subscribed = False  # on this connection, acknowledged by the broker
         self.attempted = threading.Event()  # a first connection failed, or was subscribed
         self.new_session = False  # the broker had none for us; the worker clears it
@@ -178,7 +179,7 @@ class MqttTransport:
         self._owed[message.connection] -= 1
         # Not while the connection is broken: the broker sends the message again, and Mosquitto counts the second
         # acknowledgement of it as room for one more, beyond our ReceiveMaximum.
-        if self.connected and message.connection == self._connection:
+        if self._accepted and message.connection == self._connection:
             self._client.ack(message.mid, message.qos)
 
     @property
@@ -319,18 +320,19 @@ class MqttTransport:
         self._since = time.monotonic()
         if not flags.session_present:
             self.new_session = True
-        self.connected = True
+        self._accepted = True
         # One that comes and goes all the time is told by its faults.
         (self._log.debug if self._short >= 3 else self._log.info)(
             "connected", broker=self._broker, session="kept" if flags.session_present else "new"
         )
-        self.wake()
 
     def _on_connect_fail(self, error: OSError) -> None:
         self._connect_failed(repr(error), tls_hint(error))
 
     def _on_turn(self) -> None:
-        """Once for all that came together, so that the worker finds it together."""
+        """Once for all that came together, so that the worker finds it together. What was in flight goes out again once
+        `_on_connect` has returned: what the worker published before would be older than it for the broker."""
+        self.connected = self._accepted
         self.wake()
 
     def _connect_failed(self, reason: str, hint: str) -> None:
@@ -342,7 +344,7 @@ class MqttTransport:
         self.attempted.set()
 
     def _on_disconnect(self, client: paho.Client, _: Any, flags: Any, code: ReasonCode, _properties: Any) -> None:
-        accepted, self.connected, self.subscribed = self.connected, False, False
+        accepted, self._accepted, self.connected, self.subscribed = self._accepted, False, False, False
         if code.value == _TAKEN_OVER and flags.is_disconnect_packet_from_server:
             client_id = self._settings.client_id
             problem = f"another client connected as {client_id!r}"

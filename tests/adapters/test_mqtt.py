@@ -397,6 +397,73 @@ def test_what_the_broker_sends_again_is_known_by_its_flag() -> None:
         assert [(message.mid, message.again) for message in found] == [(1, False), (2, True)]
 
 
+class Meanwhile:
+    """A log during which the worker takes a turn, when it is told that the broker has accepted us."""
+
+    def __init__(self, turn: Callable[[], None]) -> None:
+        self.turn = turn
+
+    def info(self, event: str, **_: Any) -> None:
+        if event == "connected":
+            self.turn()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(structlog.get_logger(), name)
+
+
+def publishes(connection: socket.socket) -> Iterator[mqtt_proxy.Publish]:
+    """As they come."""
+    buffer = bytearray()
+    while data := connection.recv(4096):
+        buffer += data
+        yield from (
+            mqtt_proxy.publish(found) for found in mqtt_proxy.packets(buffer) if found.kind == mqtt_proxy.PUBLISH
+        )
+
+
+def test_what_was_in_flight_goes_out_again_before_what_waited_for_the_connection() -> None:
+    """Of two retained messages on one topic the broker keeps the one that comes last."""
+    with socket.create_server(("127.0.0.1", 0)) as server, transport(server.getsockname()[1]) as made:
+        server.settimeout(PATIENCE)
+        made._log = Meanwhile(made.pump)
+        came: list[bytes] = []
+        for session_present, newest in enumerate((b"old", b"new")):
+            made.send([Message("out/a", newest, True, session_present)])
+            connection, _ = server.accept()
+            with connection:
+                connection.settimeout(PATIENCE)
+                packet(connection, mqtt_proxy.CONNECT)
+                connection.sendall(bytes([0x20, 3, session_present, 0, 0]))  # CONNACK, success
+                until(made, lambda: made.connected)
+                made.pump()
+                for found in publishes(connection):
+                    came += [found.payload] * (found.topic == "out/a")
+                    if newest in came:
+                        break
+            until(made, lambda: not made.connected)
+        assert came == [b"old", b"old", b"new"]
+
+
+def test_what_comes_with_the_brokers_acceptance_is_acknowledged_on_this_connection() -> None:
+    """The worker may have taken it before the network thread has seen to all that came at once."""
+    with socket.create_server(("127.0.0.1", 0)) as server, transport(server.getsockname()[1]) as made:
+        server.settimeout(PATIENCE)
+        put = made._inbox.put
+
+        def put_and_acknowledge(message: Received) -> None:
+            put(message)
+            made.acknowledge(made.receive() or message)
+
+        made._inbox.put = put_and_acknowledge  # type: ignore[method-assign]
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(PATIENCE)
+            packet(connection, mqtt_proxy.CONNECT)
+            accepted, message = b"\x20\x03\x01\x00\x00", b"\x32\x0a\x00\x04in/a\x00\x07\x00x"
+            connection.sendall(accepted + message)
+            assert packet(connection, mqtt_proxy.PUBACK)[:2] == b"\x00\x07"
+
+
 def test_a_broker_that_knows_no_mqtt_5_is_told_with_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, transport(server.getsockname()[1]) as made:
         server.settimeout(PATIENCE)
