@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
@@ -63,7 +64,9 @@ def run(path: Path) -> int:
     state = state_directory(settings, source)
     subscriptions = Subscriptions(state)
     transport = build_transport(settings, source, log, subscriptions.load())
-    with engine, Journal(state, settings.journal, inputs=[i.name for i in bundle.manifest.inputs]) as journal:
+    inputs = [i.name for i in bundle.manifest.inputs]
+    # What has threads ends by itself where the start fails, too: it would keep the process from ending.
+    with engine, Journal(state, settings.journal, inputs=inputs) as journal, ExitStack() as opened:
         log.info(
             "verified",
             bundle=bundle.manifest.name,
@@ -74,6 +77,8 @@ def run(path: Path) -> int:
         outgoing, progress = build_outgoing(settings), Progress()
         starts = Starts(state)
         history = open_history(settings, state, log)
+        if history is not None:
+            opened.callback(history.close)
         server = open_http(
             settings,
             source,
@@ -86,6 +91,8 @@ def run(path: Path) -> int:
             alive=progress.alive,
             log=log,
         )
+        if server is not None:
+            opened.callback(server.close)
         worker = Worker(
             pipeline=build_pipeline(settings, bundle, engine, outgoing, journal.id),
             engine=engine,
@@ -98,6 +105,7 @@ def run(path: Path) -> int:
             observer=server.metrics if server else None,
             onlooker=history,
         )
+        opened.callback(worker.close)
         if candidate is not None:
             worker.compare(build_candidate(settings, *candidate, journal.id, log))
         assets = worker.restore(unclean=starts.unclean)
@@ -133,14 +141,7 @@ def run(path: Path) -> int:
             reload=reload,
             log=log,
         )
-        try:
-            loop.run()
-        finally:
-            worker.close()
-            if server is not None:
-                server.close()
-            if history is not None:
-                history.close()
+        loop.run()
         starts.ended()
     if reload.restarts and not loop.stopped:
         # The same process id, so that a service manager sees a reload; the broker keeps what comes meanwhile.

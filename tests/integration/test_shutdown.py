@@ -6,11 +6,12 @@ import json
 import signal
 from collections.abc import Callable
 
-from conftest import Broker
+from conftest import Broker, free_port
 
 from edge_rul.bundle import Bundle
+from edge_rul.errors import JournalError
 
-from .test_reload import Daemon, Peer, peer, start  # noqa: F401  # fixtures
+from .test_reload import FIRST, Daemon, Peer, peer, start  # noqa: F401  # fixtures
 
 CONFIG = """
 bundle: {bundle}
@@ -104,3 +105,26 @@ def test_a_broker_that_answers_nothing_delays_the_end_no_longer_than_allowed(
         mosquitto.process.send_signal(signal.SIGCONT)
     start(config)
     peer.wait("all of it", lambda: set(peer.cycles("pump")) == set(range(5, 13)))
+
+
+_FAILS_AT_ITS_STATE = """
+from edge_rul.errors import JournalError
+from edge_rul.worker import Worker
+
+def restore(self, unclean):
+    raise JournalError("read", "journal.db", "is damaged")
+
+Worker.restore = restore
+"""
+
+
+def test_a_start_that_fails_ends_also_where_the_status_page_is_open(
+    start: Callable[..., Daemon],  # noqa: F811
+    mosquitto: Broker,
+    tiny_bundle: Bundle,
+) -> None:
+    """Its server's threads would keep the process, which a service manager then takes for one that still starts."""
+    config = FIRST.format(bundle=tiny_bundle.path, port=mosquitto.port) + f"http: {{port: {free_port()}}}\n"
+    daemon = start(config, _FAILS_AT_ITS_STATE)
+    assert daemon.process.wait(60) == JournalError.exit_code
+    assert "journal.db: is damaged" in daemon.log.read_text()
