@@ -373,7 +373,10 @@ class MqttTransport:
         """Send a SUBSCRIBE at QoS 1. Returns its id, None without a connection."""
         options: Any = 1
         if self._settings.version == 5:
-            options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+            # Otherwise the flag is cleared for whoever listens already, and a retained command would be carried out.
+            options = SubscribeOptions(
+                qos=1, noLocal=True, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+            )
         return self._client.subscribe([(text, options) for text in filters])[1]
 
     def _on_subscribe(self, client: paho.Client, _: Any, mid: int, codes: list[ReasonCode], _properties: Any) -> None:

@@ -17,8 +17,8 @@ from edge_rul.core.command import ReplyTo
 class Received(msgspec.Struct, frozen=True):
     """A message as it came. connection: counts CONNACKs; an acknowledgement is valid only on its own connection.
 
-    retained: the broker had kept it. reply_to: where its sender waits for an answer, at MQTT 5. again: the broker
-    had sent it before, and has no acknowledgement of it (DUP).
+    retained: its sender said so; at MQTT 3.1.1, the broker had kept it. reply_to: where its sender waits for an answer,
+    at MQTT 5. again: the broker had sent it before, and has no acknowledgement of it (DUP).
     """
 
     topic: str

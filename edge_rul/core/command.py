@@ -9,7 +9,7 @@ among the readings, and is answered once it is carried out. Knows nothing of how
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -118,10 +118,13 @@ class CommandReader:
         if retained:
             problem = "the command is retained, so it would be carried out at each new subscription: clear it"
             raise BadMessage(Reason.BAD_COMMAND, topic, problem)
+        if not payload:
+            raise BadMessage(Reason.BAD_COMMAND, topic, "the message is empty")
         try:
             sent = self._decode(payload)
         except (msgspec.DecodeError, ValueError, RecursionError) as e:
-            raise BadMessage(Reason.BAD_COMMAND, topic, str(e)) from None
+            known = f"; there are {', '.join(get_args(Action))}" if str(e).endswith("`$.command`") else ""
+            raise BadMessage(Reason.BAD_COMMAND, topic, f"{e}{known}") from None
         if set(sent.levels) != set(self._levels):
             expected = ", ".join(self._levels) or "none"
             raise BadMessage(Reason.BAD_COMMAND, topic, f"levels is {sent.levels}, expected {expected}")

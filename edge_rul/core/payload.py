@@ -201,6 +201,8 @@ class Decoder:
         try:
             if len(payload) > self._limit:
                 raise self._too_large(topic, payload)
+            if retained and not payload:
+                return Decoded()  # how a retained one is cleared
             reply_to = self._commands.address(topic, payload, given)
             return Decoded([self._commands.read(topic, payload, reply_to, retained=retained, again=again)])
         except BadMessage as e:
@@ -245,6 +247,8 @@ class Decoder:
 
     def _elements(self, topic: str, payload: bytes) -> list[Any]:
         """The message's elements: JSON text, or values already parsed where JSON's own grammar was left."""
+        if not payload:
+            raise BadMessage(Reason.NOT_JSON, topic, "the message is empty")
         try:
             if b"NaN" in payload or b"Infinity" in payload:
                 # Not JSON, but what Python and JavaScript libraries send for a missing value.

@@ -143,7 +143,7 @@ def test_a_command_tells_where_its_answer_goes_and_the_answer_says_which_it_answ
         (received,) = take(made, 1)
         five = version == 5
         assert received.reply_to == (ReplyTo("answers", b"\x00\xff") if five else None)
-        assert not received.retained  # it had subscribed before
+        assert received.retained is five  # it had subscribed before: MQTT 3.1.1 does not tell
         made.send([Message("answers", b"done", False, 1, correlation=b"\x00\xff")])
         until(made, lambda: len(heard) == 1)
         assert getattr(heard[0].properties, "CorrelationData", None) == (b"\x00\xff" if five else None)
@@ -374,8 +374,9 @@ def test_what_a_session_is_asked_for_and_that_each_connection_subscribes() -> No
                 connection.sendall(bytes([0x20, 3, session_present, 0, 0]))  # CONNACK, success
                 body = packet(connection, mqtt_proxy.SUBSCRIBE)
                 assert body[2:-1] == b"\x00\x00\x04in/+"
-                # QoS 1, not what we publish ourselves, and what is retained for a new subscription alone.
-                assert body[-1] == 1 | 1 << 2 | 1 << 4
+                # QoS 1, not what we publish ourselves, with the sender's retain flag, and what is retained for a new
+                # subscription alone.
+                assert body[-1] == 1 | 1 << 2 | 1 << 3 | 1 << 4
                 until(made, lambda: made.connected)
 
 

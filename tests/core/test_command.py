@@ -56,7 +56,8 @@ def test_a_command_says_who_and_why_and_where_the_answer_goes() -> None:
     ("payload", "says"),
     [
         (b"reset", "JSON"),
-        ({**RESET, "command": "explode"}, "explode"),
+        (b"", "the message is empty"),
+        ({**RESET, "command": "explode"}, "'explode' - at `$.command`; there are reset, remove, ack, shelve"),
         ({**RESET, "alarm": "low"}, "reset takes no alarm"),
         ({**RESET, "cycles": 5}, "reset takes none"),
         ({**RESET, "command": "ack", "cycles": 5}, "ack takes none"),
@@ -87,6 +88,7 @@ def test_nobody_can_make_the_daemon_talk_to_itself_or_in_its_own_name(topic: str
 
 def test_a_retained_command_is_refused_as_it_would_come_again_and_again() -> None:
     assert "retained" in refused(RESET, retained=True).problem
+    assert decode(b"", retained=True) == Decoded(), "which is how it is cleared"
 
 
 def command(pipeline: Any, tail: Tail, *, again: bool = False, **fields: Any) -> None:

@@ -103,7 +103,7 @@ def test_with_neither_a_reading_is_taken_where_it_cannot_come_twice_or_that_is_a
 @pytest.mark.parametrize(
     ("payload", "reason", "says"),
     [
-        (b"", Reason.NOT_JSON, "JSON"),
+        (b"", Reason.NOT_JSON, "the message is empty"),
         (b"xx", Reason.NOT_JSON, "JSON"),
         (b"\xff\xfe", Reason.NOT_JSON, "JSON"),
         (b'{"cycle": 1', Reason.NOT_JSON, "JSON"),
