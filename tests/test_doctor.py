@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import socket
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -62,6 +64,33 @@ def test_a_disk_that_is_memory_or_full_is_found(tmp_path: Path) -> None:
     assert look().grade == "ok", "the directory above it is on the disk"
     state.mkdir(parents=True)
     assert "a restart of the machine loses the journal" in bad([look()])
+
+
+def test_a_directory_that_can_be_no_directory_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    settings = JournalSettings()
+    assert f"{file} is no directory" in bad([machine.disk(file / "state" / "edge-rul", settings)])
+    assert f"{file} is no directory" in bad([machine.disk(file, settings)])
+    assert "/proc keeps no files" in bad([machine.disk(Path("/proc/nothing/here"), settings)])
+    cache = machine.engines(EngineSettings(cache="file/cache"), tmp_path)
+    assert f"{file} is no directory" in bad([one for one in cache if one.what == "engine cache"])
+
+
+def test_a_bundle_that_is_not_whole_is_found(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    assert machine.bundle(tiny_bundle.path).said.startswith("tiny, sha256 ")
+    assert "there is no such directory" in bad([machine.bundle(tmp_path / "gone")])
+    cut = shutil.copytree(tiny_bundle.path, tmp_path / "cut")
+    with (cut / "model.onnx").open("r+b") as graph:
+        graph.truncate(100)
+    assert "model.onnx" in bad([machine.bundle(cut)])
+
+
+def test_a_port_that_another_program_has_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        assert f"127.0.0.1:{number}: Address already in use" in bad([machine.port("127.0.0.1", number)])
+    assert machine.port("127.0.0.1", free_port()).grade == "ok"
 
 
 @pytest.fixture
@@ -202,6 +231,10 @@ def test_the_archive_holds_what_helps_and_no_secret(
     settings = json.loads(parts["configuration.json"])
     assert (settings["mqtt"]["username"], settings["mqtt"]["password_file"]) == ("edge", "mqtt.pass")
     assert "numpy" in json.loads(parts["about.json"])["packages"]
+    found = {one["what"]: one["grade"] for one in json.loads(parts["findings.json"])}
+    assert found["bundle"] == "ok"
+    assert "status page" in found, "as no daemon is known to have its port"
+    assert not {"users", "TLS"} & found.keys(), "nobody came in"
     assert {"what": "broker", "grade": "bad"}.items() <= json.loads(parts["findings.json"])[-1].items()
     assert json.loads(parts["bundle.json"])["name"] == "tiny"
     assert b"connect_failed" in parts["log.txt"]
@@ -239,12 +272,14 @@ def test_a_machine_in_order_is_0(
         path = tmp_path / "edge-rul.yaml"
         path.write_text(
             f"bundle: {tiny_bundle.path}\nmqtt: {{host: 127.0.0.1, port: {made.port}}}\n"
-            "topics: {readings: ['plant/{asset}/cycle']}\nengine: onnxruntime\n"
+            f"topics: {{readings: ['plant/{{asset}}/cycle']}}\nengine: onnxruntime\nhttp: {{port: {free_port()}}}\n"
         )
         assert cli.main(["doctor", "--config", str(path), "--json"]) == EXIT_OK
         found = {one["what"]: one["grade"] for one in json.loads(capsys.readouterr().out)}
         assert found["broker drops"] == "ok", "the broker's own topics were heard"
-        assert {"clock", "disk", "engines", "GPU", "engine cache", "session", "daemon"} <= found.keys()
+        assert {"clock", "disk", "bundle", "engines", "GPU", "engine cache", "session", "daemon"} <= found.keys()
+        assert {"users", "TLS"} <= found.keys()
+        assert "status page" not in found
         assert "bad" not in found.values()
     finally:
         made.process.terminate()

@@ -41,8 +41,9 @@ def run(args: argparse.Namespace) -> int:
     from edge_rul.config import load_settings
 
     settings, source = load_settings(args.config)
-    findings = list(_machine(settings, source))
-    told = _broker(args, settings, source, findings)
+    heard: list[Finding] = []
+    told = _broker(args, settings, source, heard)
+    findings = [*_machine(settings, source, serves=told.serves), *heard]
     if args.json:
         sys.stdout.write(msgspec.json.encode(findings).decode() + "\n")
     else:
@@ -56,13 +57,16 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_FOUND if any(one.grade == "bad" for one in findings) else EXIT_OK
 
 
-def _machine(settings: Settings, source: Source) -> Iterator[Finding]:
+def _machine(settings: Settings, source: Source, *, serves: bool) -> Iterator[Finding]:
     from edge_rul.adapters.kernel_clock import synchronised
     from edge_rul.doctor import machine
     from edge_rul.wiring import state_directory
 
     yield machine.clock(synchronised())
     yield machine.disk(state_directory(settings, source), settings.journal)
+    yield machine.bundle(source.path.parent / settings.bundle)
+    if settings.http is not None and not serves:
+        yield machine.port(settings.http.host, settings.http.port)
     yield from machine.engines(settings.engine, source.path.parent)
 
 
@@ -75,10 +79,10 @@ def _broker(args: argparse.Namespace, settings: Settings, source: Source, findin
     told = Told(why="the broker was not reached")
     try:
         who = login(args, settings, source)
-        findings += broker.access(who.mqtt)
         # Only who asks for a session to be kept is told for how long it would be. The next visit ends it.
         name = a_name(who.mqtt)
         with Visit(*who, name=name, keep=who.mqtt.session_expiry) as asking:
+            findings += broker.access(who.mqtt)
             findings += broker.limits(asking.told, who.mqtt)
         with Visit(*who, name=name) as visit:
             visit.subscribe([_DROPPED, _VERSION])
