@@ -56,11 +56,15 @@ def run(path: Path) -> int:
     settings, source = load_settings(path)
     logs.configure(settings.log)
     log = structlog.get_logger()
+
+    def noted(text: str) -> None:
+        log.info("engine", note=text)
+
     # An engine that has to be built takes minutes. A start that is soon over says nothing of it.
     with extending(systemd.notify, "opening the engine", first=EVERY):
-        bundle, (engine, lost) = open_engine_and_bundle(settings, source, lambda text: log.info("engine", note=text))
+        bundle, (engine, lost) = open_engine_and_bundle(settings, source, noted)
     check_bundle(settings, source, bundle)
-    candidate = open_candidate(settings, source, bundle, log)  # before the journal, which other inputs set aside
+    candidate = open_candidate(settings, source, bundle, noted)  # before the journal, which other inputs set aside
     state = state_directory(settings, source)
     subscriptions = Subscriptions(state)
     transport = build_transport(settings, source, log, subscriptions.load())

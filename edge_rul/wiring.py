@@ -133,13 +133,14 @@ def candidate_bundle(settings: Settings, source: Source, bundle: Bundle) -> Bund
     return other
 
 
-def open_candidate(settings: Settings, source: Source, bundle: Bundle, log: Any) -> tuple[Bundle, Engine] | None:
+def open_candidate(
+    settings: Settings, source: Source, bundle: Bundle, say: Callable[[str], None]
+) -> tuple[Bundle, Engine] | None:
     """`candidate_bundle` and its engine, verified on the golden windows. Raises as that, and EngineError."""
     if (wanted := settings.candidate) is None or (other := candidate_bundle(settings, source, bundle)) is None:
         return None
     on = EngineSettings(name=wanted.engine, threads=settings.engine.threads, cache=settings.engine.cache)
-    opened = open_configured(on, other, source.path.parent, lambda text: log.info("engine", note=text))
-    return other, opened.engine
+    return other, open_configured(on, other, source.path.parent, say).engine
 
 
 def build_candidate(settings: Settings, bundle: Bundle, engine: Engine, journal: str, log: Any) -> Candidate:

@@ -7,6 +7,7 @@ Owns what these have to be told of settings and bundle. What is not asked for is
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,21 @@ def catalogue(settings: Settings, bundle: Bundle) -> Catalogue:
     )
 
 
+def http_files(settings: Settings, source: Source) -> tuple[str, str] | None:
+    """Certificate and key of the status page, None without. Raises ConfigError where they are not what TLS wants."""
+    http = settings.http
+    if http is None or not (http.tls_cert and http.tls_key):
+        return None
+    files = str(source.file("http.tls_cert", http.tls_cert)), str(key := source.file("http.tls_key", http.tls_key))
+    refuse_open_secret(key, "http.tls_key", source)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files, password="")  # or OpenSSL would ask for one
+    except OSError as e:
+        hint = "PEM files that belong together, and the key must have no passphrase"
+        raise source.error("http.tls_cert", f"it and http.tls_key are not what TLS wants: {e}", hint) from None
+    return files
+
+
 def open_http(
     settings: Settings,
     source: Source,
@@ -86,10 +102,7 @@ def open_http(
     from edge_rul.adapters.http.pages import Pages
     from edge_rul.adapters.http.server import HttpServer
 
-    files = None
-    if http.tls_cert and http.tls_key:
-        files = str(source.file("http.tls_cert", http.tls_cert)), str(source.file("http.tls_key", http.tls_key))
-        refuse_open_secret(Path(files[1]), "http.tls_key", source)
+    files = http_files(settings, source)
     memory = getattr(engine, "gpu_memory", None)
     metrics = Metrics(info, history, starts=starts, gpu_memory=memory, asset_series=http.asset_series)
     pages = Pages(history, metrics, catalogue(settings, bundle), ready=ready)

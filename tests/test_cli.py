@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import free_port
 
 import edge_rul
 from bundles import bundle_parts
@@ -137,6 +138,10 @@ def test_check_says_what_it_found(capsys: pytest.CaptureFixture[str], config: Pa
     assert "subscribes to  plant/{asset}/cycle, edge-rul/command at QoS 1, on localhost:1883\n" in out
     assert "alarms         rul_low" in out
     assert out.endswith("\nok\n")
+    config.write_text(f"{config.read_text()}candidate: {{bundle: {tiny_bundle.path}}}\n")
+    code, out, _ = main(capsys, "check", "--offline", "--config", config)
+    assert code == EXIT_OK
+    assert f"candidate      tiny, sha256 {tiny_bundle.sha256[:12]}, on onnxruntime" in out
 
 
 @pytest.mark.parametrize("name", ["run", "check"])
@@ -161,6 +166,27 @@ def test_check_says_what_it_found(capsys: pytest.CaptureFixture[str], config: Pa
             "bundle: {bundle}\ntopics: {{readings: ['a/{{asset}}']}}\nmqtt:\n  tls: {{ca: edge-rul.yaml}}\n",
             ":4: mqtt.tls: ca, cert and key are not what TLS wants",
         ),
+        (
+            "bundle: {bundle}\ntopics: {{readings: ['a/{{asset}}']}}\nhttp: {{port: {port}, token_file: gone}}\n",
+            ":3: http.token_file: there is no ",
+        ),
+        (
+            "bundle: {bundle}\ntopics: {{readings: ['a/{{asset}}']}}\n"
+            "http: {{port: {port}, tls_cert: gone, tls_key: gone}}\n",
+            ":3: http.tls_cert: there is no ",
+        ),
+        (
+            "bundle: {bundle}\ntopics: {{readings: ['a/{{asset}}']}}\njournal: {{directory: edge-rul.yaml/state}}\n",
+            "edge-rul.yaml/state: cannot be used: ",
+        ),
+        (
+            "bundle: {bundle}\ntopics: {{readings: ['a/{{asset}}']}}\ncandidate: {{bundle: gone}}\n",
+            ":3: candidate.bundle: there is no ",
+        ),
+        (
+            "bundle: {bundle}\ntopics: {{readings: ['a/{{asset}}']}}\ncandidate: {{bundle: {lying}}}\n",
+            "lying on onnxruntime ",
+        ),
     ],
 )
 def test_what_the_operator_has_to_mend_is_78(
@@ -174,7 +200,7 @@ def test_what_the_operator_has_to_mend_is_78(
 ) -> None:
     path = tmp_path / "edge-rul.yaml"
     if text is not None:
-        path.write_text(text.format(bundle=tiny_bundle.path, lying=lying_bundle))
+        path.write_text(text.format(bundle=tiny_bundle.path, lying=lying_bundle, port=free_port()))
     code, out, err = main(capsys, name, "--config", path)
     assert code == EXIT_CONFIG == 78
     *log, message = re.split(r"(?m)^edge-rul: ", err)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from edge_rul.core.alarm import HealthAlarm, RulAlarm
 from edge_rul.errors import EXIT_CONFIG, ConfigError
 from edge_rul.secrets import http_token
 from edge_rul.wiring import build_transport, mqtt_password
-from edge_rul.wiring_http import open_http
+from edge_rul.wiring_http import http_files, open_http
 
 BASE = """\
 bundle: model
@@ -843,6 +844,21 @@ def test_a_secret_that_everybody_may_read_is_refused_whichever_it_is(
     assert f": {key}" in error.object
     assert error.hint.startswith(f"chmod o= {tmp_path / 'secret'}")
     assert "hunter2" not in str(error)
+
+
+def test_a_certificate_of_the_status_page_that_is_none_is_told_with_its_key(write: Any, tmp_path: Path) -> None:
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).write_text("not PEM")
+        (tmp_path / name).chmod(0o600)
+    path = write(BASE + "http: {tls_cert: cert.pem, tls_key: key.pem}\n")
+    error = refused(path, lambda _: http_files(*load_settings(path)))
+    assert error.object == f"{path}:5: http.tls_cert"
+    assert "not what TLS wants" in error.problem
+    pair = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -passout pass:x -keyout key.pem -out cert.pem"
+    subprocess.run(
+        f"openssl req -x509 {pair} -days 2 -subj /CN=x".split(), cwd=tmp_path, check=True, capture_output=True
+    )
+    assert "no passphrase" in refused(path, lambda _: http_files(*load_settings(path))).hint
 
 
 def test_a_password_file_that_is_no_text(write: Any, tmp_path: Path) -> None:

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from edge_rul.commands.arguments import seconds
 from edge_rul.commands.visiting import add_visit, visit
-from edge_rul.errors import EXIT_FOUND, EXIT_OK
+from edge_rul.errors import EXIT_CONFIG, EXIT_FOUND, EXIT_OK, JournalError
 
 HELP = "check a configuration, its bundle, engine and broker, and say what it found"
 _WAIT = 5.0  # seconds
@@ -24,14 +25,29 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from edge_rul.config import load_settings
-    from edge_rul.wiring import build_decoder, build_transport, check_bundle, open_engine_and_bundle
+    from edge_rul.secrets import http_token
+    from edge_rul.wiring import (
+        build_decoder,
+        build_transport,
+        check_bundle,
+        open_candidate,
+        open_engine_and_bundle,
+        state_directory,
+    )
+    from edge_rul.wiring_http import http_files
 
     settings, source = load_settings(args.config)
     notes: list[str] = []
     bundle, (engine, _) = open_engine_and_bundle(settings, source, notes.append)  # which runs the golden windows
     with engine:
         check_bundle(settings, source, bundle)
+        _check_state(state_directory(settings, source))
         build_transport(settings, source, None)
+        http_files(settings, source)
+        http_token(settings, source)
+        notes_beside: list[str] = []
+        if (beside := open_candidate(settings, source, bundle, notes_beside.append)) is not None:
+            beside[1].close()
     m = bundle.manifest
     within = m.tolerance[engine.precision]
     say("configuration", args.config)
@@ -40,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     say("engine", f"{engine.name} {engine.version}, {engine.precision}", *notes)
     answers = f"to within {within.rul:g} {m.rul.unit} and {within.logits:g} in logits"
     say("golden", f"{len(bundle.golden.rul)} windows answered {answers}")
+    if beside is not None:
+        other, computes = beside
+        say("candidate", f"{other.manifest.name}, sha256 {other.sha256[:12]}, on {computes.name}", *notes_beside)
     say("alarms", ", ".join(rule.name for rule in settings.alarms) or "none")
     command = settings.topics.command
     topics = ", ".join([*settings.topics.readings, *([command] if command else [])])
@@ -64,6 +83,15 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_FOUND
     print("ok")
     return EXIT_OK
+
+
+def _check_state(state: Path) -> None:
+    """Raises JournalError where the daemon, as this user, could not open its journal. Nothing is made here."""
+    from edge_rul.doctor.machine import unusable
+
+    if why := unusable(state):
+        hint = "set journal.directory to a directory that the daemon's user may write, and run this as that user"
+        raise JournalError("open journal", str(state), f"cannot be used: {why}", hint=hint, exit_code=EXIT_CONFIG)
 
 
 def say(what: str, *lines: object) -> None:
