@@ -92,7 +92,7 @@ class Loop:
     def _tell(self, now: float) -> None:
         """Each turn, whoever has to know that it was one; now and then, how it goes."""
         transport, progress = self._transport, self._progress
-        progress.connected = transport.connected
+        progress.connected, progress.full = transport.connected, self._worker.full
         for part, at in (("worker", now), ("network loop", transport.turned), ("publisher", transport.drained)):
             progress.moved(part, at)
         if not (stands := progress.alive()):

@@ -18,6 +18,7 @@ DEADLINES = {"network loop": 90.0, "worker": 60.0, "publisher": 120.0}  # second
 
 class Progress:
     """serving: from READY to the first signal to stop; before and after that nothing is late. connected: to the broker.
+    full: the disk is, so that nothing is taken in.
 
     clock: monotonic seconds."""
 
@@ -26,6 +27,7 @@ class Progress:
         self._moved = dict.fromkeys(DEADLINES, clock())
         self.serving = False
         self.connected = False
+        self.full = False
 
     def moved(self, part: str, at: float) -> None:
         """at: monotonic seconds."""
@@ -43,4 +45,6 @@ class Progress:
         """Why nothing is answered now, or ""."""
         if not self.serving:
             return "starting or stopping"
-        return self.alive() or ("" if self.connected else "not connected to the broker")
+        if not self.connected:
+            return self.alive() or "not connected to the broker"
+        return self.alive() or ("the disk is full" if self.full else "")

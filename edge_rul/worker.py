@@ -185,11 +185,10 @@ class Worker:
         now = self._clock.monotonic()
         self._faults.tick(now)
         self._intake.tick(now, round(self._clock.wall()), connected=self._transport.connected)
-        full = bool(self._journal.full)
-        if full != self._was_full:
-            self._was_full = full
-            self.alarm("disk_full", active=full, value=float(self._journal.free))
-            if full:
+        if self.full != self._was_full:
+            self._was_full = self.full
+            self.alarm("disk_full", active=self.full, value=float(self._journal.free))
+            if self.full:
                 self._log.error(
                     "disk_full", reason=self._journal.full, action="taking in nothing, acknowledging nothing"
                 )
@@ -318,6 +317,11 @@ class Worker:
         return True
 
     # -- how it goes ------------------------------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk is, so that nothing is taken in."""
+        return bool(self._journal.full)
 
     @property
     def lag(self) -> int:

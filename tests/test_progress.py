@@ -31,3 +31,9 @@ def test_a_part_that_stands_is_named_once_its_own_deadline_has_passed(part: str)
     assert progress.alive() == ""
     progress.connected = False
     assert (progress.alive(), progress.ready()) == ("", "not connected to the broker")
+
+
+def test_with_a_full_disk_nothing_is_answered_and_a_restart_would_not_help() -> None:
+    progress = Progress(lambda: 0.0)
+    progress.serving = progress.connected = progress.full = True
+    assert (progress.alive(), progress.ready()) == ("", "the disk is full")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ import urllib.request
 from pathlib import Path
 
 from conftest import Broker, free_port, wait_for_port
-from integration.test_bad_input import Peer
+from integration.test_bad_input import GOOD, Peer
+from paho.mqtt import publish
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_rul.bundle import Bundle
@@ -49,8 +51,13 @@ class Daemon:
     def get(self, path: str) -> str:
         bearer = {"Authorization": f"Bearer {SECRETS['http.token']}"}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=bearer)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text: str = answer.read().decode()
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                text: str = answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            if (path, refusal.code) != ("/readyz", 503):
+                raise
+            text = refusal.read().decode()
         return text
 
     def metrics(self) -> dict[str, float]:
@@ -108,6 +115,23 @@ def test_the_page_tells_what_the_daemon_does_and_a_kill_costs_none_of_it(
         assert (found["edge_rul_starts_total"], found["edge_rul_unclean_starts_total"]) == (3, 1)
         said = daemon.log.read_text() + "".join(map(daemon.get, ("/", "/asset?name=pump", "/daemon", "/metrics")))
         assert '"event": "predicted"' in said and not [secret for secret in SECRETS.values() if secret in said]
+    finally:
+        process.kill()
+        process.wait(10)
+        peer.client.loop_stop()
+
+
+def test_a_daemon_whose_disk_is_full_is_alive_and_not_ready(
+    tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path
+) -> None:
+    daemon = Daemon(tmp_path, tiny_bundle, mosquitto)
+    daemon.config.write_text(f"{daemon.config.read_text()}journal: {{min_free: {10**18}}}\n")
+    publish.single("plant/pump/cycle", json.dumps({"cycle": 1, "values": GOOD}), 1, retain=True, port=mosquitto.port)
+    peer = Peer(mosquitto.port)
+    process = daemon.start()
+    try:
+        daemon.wait(peer, "the disk is full", "/readyz")
+        assert daemon.get("/healthz") == "ok\n"
     finally:
         process.kill()
         process.wait(10)
