@@ -32,7 +32,9 @@ def rules() -> list[dict[str, Any]]:
 
 def exposition(**options: Any) -> str:
     source = MadeUp(make_fleet(12, 1000.0, cycles=60))
-    source.daemon_alarms = dict.fromkeys(("disk_full", "gpu_given_up", "journal_corrupt", "skipping"), (True, 0.0))
+    source.daemon_alarms = dict.fromkeys(
+        ("disk_full", "gpu_given_up", "journal_corrupt", "reload_refused", "skipping"), (True, 0.0)
+    )
     metrics = Metrics(INFO, source, gpu_memory=lambda: (1, 2), asset_series=True, **options)
     metrics.update(STATISTICS)
     metrics.candidate = Candidate(
@@ -89,9 +91,10 @@ def test_every_alert_says_how_grave_it_is_what_is_wrong_and_what_to_do() -> None
             assert (ROOT / document).exists(), rule["alert"]
 
 
-def test_every_alarm_of_the_daemons_own_that_is_asked_for_is_one() -> None:
-    asked = set(re.findall(r'edge_rul_daemon_alarm\{alarm="(\w+)"', RULES.read_text()))
-    assert asked and asked <= set(NAMES)
+def test_every_alarm_of_the_daemons_own_has_a_rule_and_is_named_to_the_operator() -> None:
+    assert set(re.findall(r'edge_rul_daemon_alarm\{alarm="(\w+)"', RULES.read_text())) == set(NAMES)
+    (named,) = re.findall(r"(?m)^  daemon_alarm: .*# retained: (.*)$", (CONFIGS / "edge-rul.yaml").read_text())
+    assert named.split(", ") == sorted(NAMES)
 
 
 @pytest.mark.parametrize(
