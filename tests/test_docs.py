@@ -98,6 +98,13 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert anchor in slugs, f"{path.name} links to {target}"
 
 
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_files_of_the_repository_that_are_named_are_there(path: Path) -> None:
+    named = r"`((?:configs|docs|edge_rul|systemd|tests|tools)/[\w./-]+\.[a-z]+)`"
+    for file in re.findall(named, path.read_text(encoding="utf-8")):
+        assert (ROOT / file).exists(), f"{path.name} names {file}"
+
+
 def test_the_training_configuration_shown_is_one(tmp_path: Path) -> None:
     from edge_rul.training import settings
 
