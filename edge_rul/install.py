@@ -134,7 +134,8 @@ def _remaining(hands: Hands, choice: Choice) -> None:
         if hands.path(path).exists() and hands.path(path).stat().st_mode & _NO_OTHERS:
             hands.say("note", path, f"others than its owner can read it: chmod 600 {hands.path(path)}")
     print(f"next     look through {hands.path(_CONFIGURATION / 'edge-rul.yaml')}, then check and start:")
-    print(f"         sudo -u {USER} {program} check --config {_CONFIGURATION / 'edge-rul.yaml'}")
+    # Without the broker: only systemd hands out its password.
+    print(f"         sudo -u {USER} {program} check --offline --config {_CONFIGURATION / 'edge-rul.yaml'}")
     print("         systemctl enable --now edge-rul     (after an update: systemctl restart edge-rul)")
 
 

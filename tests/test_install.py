@@ -101,6 +101,9 @@ def test_what_lies_where(root: Path, service: Service) -> None:
     for name in (UNIT, CONFIG, "etc/edge-rul/edge-rul.env", "etc/sysusers.d/edge-rul.conf"):
         assert f"write    /{name}" in said
     assert any("/srv/edge/pumps: is not there yet" in line for line in said)
+    check = "sudo -u edge-rul /srv/edge/venv/bin/edge-rul check --offline --config /etc/edge-rul/edge-rul.yaml"
+    assert f"         {check}" in said
+    assert check.replace("/srv/edge", "/opt/edge-rul") in (ROOT / "docs" / "service.md").read_text()
 
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])
