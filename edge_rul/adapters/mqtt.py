@@ -40,7 +40,7 @@ from edge_rul.core.outgoing import Message
 from edge_rul.errors import EdgeRulError, SessionTakenOver, TransportError
 from edge_rul.log import Summary
 
-_TAKEN_OVER = 0x8E
+_UNSPECIFIED, _TAKEN_OVER = 0x80, 0x8E
 _SHORT = 5.0  # seconds; a connection that ends sooner, three times in a row, looks like two clients with one id
 # CONNACK codes that no waiting will change: version, client id, password, rights, ban, method, moved.
 _REFUSED = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x9C, 0x9D})
@@ -327,7 +327,7 @@ class MqttTransport:
         )
 
     def _on_connect_fail(self, error: OSError) -> None:
-        self._connect_failed(repr(error), tls_hint(error))
+        self._connect_failed(repr(error), tls_hint(error) if self._settings.tls else "")
 
     def _on_turn(self) -> None:
         """Once for all that came together, so that the worker finds it together. What was in flight goes out again once
@@ -361,8 +361,10 @@ class MqttTransport:
             )
             self._connect_failed(self._failing or "the broker hung up before it accepted us", hint)
         elif code.is_failure:
-            now, action = time.monotonic(), "trying again"
-            self._faults.fault("disconnected", str(code), now, broker=self._broker, action=action)
+            # paho calls it unspecified where nobody specified anything.
+            silent = code.value == _UNSPECIFIED and not flags.is_disconnect_packet_from_server
+            why = "closed without a word" if silent else str(code)
+            self._faults.fault("disconnected", why, time.monotonic(), broker=self._broker, action="trying again")
             # Some brokers (Mosquitto 2.0.11) close the older connection without a word when another client takes over.
             self._short = self._short + 1 if time.monotonic() - self._since < _SHORT else 0
             if self._short == 3:

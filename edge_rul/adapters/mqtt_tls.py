@@ -36,12 +36,13 @@ def hint(error: BaseException | None) -> str:
         if "mismatch" in error.verify_message:  # of a host name or an IP address
             return "set mqtt.host to a name in the broker's certificate, or have one issued for this name"
         return "mqtt.tls.ca must be the authority that signed the broker's certificate, and both must be in date"
-    if isinstance(error, ssl.SSLError):
-        text = str(error).upper()
-        if "PROTOCOL_VERSION" in text or "UNSUPPORTED_PROTOCOL" in text:
-            return "the broker speaks none but older versions than mqtt.tls.min_version"
-        if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER" in text:
-            return "this port does not speak TLS; it is mostly 8883"
-        if "ALERT" in text:
-            return "the broker refuses our certificate, or wants one: mqtt.tls.cert and mqtt.tls.key"
+    text = str(error).upper() if isinstance(error, ssl.SSLError) else ""
+    if "PROTOCOL_VERSION" in text or "UNSUPPORTED_PROTOCOL" in text:
+        return "the broker speaks none but older versions than mqtt.tls.min_version"
+    # A broker without TLS takes our hello for a malformed packet, and hangs up.
+    hung_up = isinstance(error, ConnectionResetError | ssl.SSLEOFError)
+    if hung_up or "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER" in text:
+        return "does this port speak TLS? It is mostly 8883"
+    if "ALERT" in text:
+        return "the broker refuses our certificate, or wants one: mqtt.tls.cert and mqtt.tls.key"
     return ""

@@ -81,7 +81,7 @@ class Visit:
         try:
             client.connect(settings.host, settings.port, settings.keepalive, **options)
         except OSError as e:
-            hint = tls_hint(e) or "is the broker running, and are mqtt.host and mqtt.port right?"
+            hint = (tls_hint(e) if context else "") or "is the broker running, and are mqtt.host and mqtt.port right?"
             raise TransportError("connect", self._broker, f"cannot be reached: {e}", hint=hint) from None
         client.loop_start()
         try:

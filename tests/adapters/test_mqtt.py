@@ -501,6 +501,7 @@ def test_two_clients_with_one_id_are_told_of_it(mosquitto: Broker) -> None:
         other.connect("127.0.0.1", mosquitto.port)
         other.loop_start()
         until(made, lambda: any(line["event"] == "connection_contested" for line in logs))
+        assert {line["kind"] for line in logs if line["event"] == "disconnected"} == {"closed without a word"}
         other.disconnect()
         other.loop_stop()
 

@@ -15,7 +15,9 @@ from conftest import Broker, absent, start_mosquitto
 
 from edge_rul.adapters import mqtt_tls as tls
 from edge_rul.adapters.mqtt import MqttTransport
-from edge_rul.config import Tls
+from edge_rul.adapters.mqtt_visit import Visit
+from edge_rul.config import Mqtt, Tls
+from edge_rul.errors import TransportError
 
 from .test_mqtt import PATIENCE, transport, until
 
@@ -133,9 +135,13 @@ def test_a_client_certificate_is_shown_where_one_is_wanted(strict: Broker, certi
 
 def test_a_port_without_tls_is_told(mosquitto: Broker, certificates: Certificates) -> None:
     """Mosquitto takes a TLS hello for a malformed packet and hangs up."""
-    found = refusal(mosquitto, tls.context(Tls(), certificates.pair("ours")[0], None))
+    context = tls.context(Tls(), certificates.pair("ours")[0], None)
+    found = refusal(mosquitto, context)
     assert found["reason"]
     assert found["broker"] == f"127.0.0.1:{mosquitto.port}"
+    with pytest.raises(TransportError) as caught:
+        Visit(Mqtt(host="127.0.0.1", port=mosquitto.port, tls=Tls()), None, context)
+    assert "8883" in found["hint"] and caught.value.hint == found["hint"]
 
 
 @pytest.mark.parametrize("problem", ["another's key", "an encrypted key", "no certificate"])
