@@ -100,6 +100,10 @@ def test_status_tells_a_person_and_a_program_how_the_daemon_does(main: Main, dae
     assert out.startswith("edge-rul on 127.0.0.1:")
     assert " serves tiny on onnxruntime " in out
     assert "\nPredictions " in out
+    # Their values make a column.
+    at = out.index("connected\n") - out.index("Broker ")
+    table = out[out.index("Broker ") :].splitlines()
+    assert all(line[at - 1] == " " != line[at] for line in table), out
     code, out, _ = main("status", "--config", daemon.config, "--wait", "60", "--json")
     told = json.loads(out)
     assert (code, told["serves"], told["availability"], told["alarms"]) == (EXIT_OK, True, "online", [])

@@ -63,7 +63,8 @@ def lines(told: Told, who: str) -> list[str]:
     if told.statistics is not None:
         rows = facts(told.statistics)
         rows += [(f"Dropped, {reason}", f"{count:,}") for reason, count in sorted(told.statistics["dropped"].items())]
-        said += [f"{name:<24} {value}" for name, value in rows]
+        width = max(len(name) for name, _ in rows)
+        said += [f"{name:<{width}} {value}" for name, value in rows]
     return said
 
 
