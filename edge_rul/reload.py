@@ -221,6 +221,8 @@ class Reload:
     def _tell(self, changed: list[str], problem: str) -> Stage:
         now = time.time()
         self._board.put(now, reload=Reloaded(iso(round(now * 1000)) or "", changed, problem))
+        if self._server is not None:
+            self._server.refused(problem)
         self._worker.alarm("reload_refused", active=bool(problem))
         self._board.ready()
         return Stage.IDLE

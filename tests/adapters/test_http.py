@@ -359,6 +359,17 @@ def test_the_daemons_own_state() -> None:
         assert said in text, said
 
 
+def test_the_daemons_page_says_why_a_reload_was_refused_until_one_is_taken() -> None:
+    with serving() as site:
+        assert "reload" not in site.get("/daemon")[1]
+        site.server.refused("edge-rul.yaml, line 9: alarms[0].below: got '<b>', expected a number")
+        assert "line 9: alarms[0].below: got &#039;&lt;b&gt;&#039;" in site.get("/daemon")[1]
+        with site.open("/live/daemon") as stream:
+            assert "line 9" in next_event(stream)
+        site.server.refused("")
+        assert "reload" not in site.get("/daemon")[1]
+
+
 def test_what_came_by_mqtt_is_text_wherever_it_stands() -> None:
     fleet = Fleet(5)
     asset = Asset(NASTY, (("line", NASTY),))

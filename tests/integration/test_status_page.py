@@ -1,4 +1,4 @@
-"""The status page and the metrics of a real daemon: readings in, the page, a kill, the page again."""
+"""The status page and the metrics of a real daemon: readings in, the page, a kill, the page again, a reload."""
 
 from __future__ import annotations
 
@@ -132,6 +132,29 @@ def test_a_daemon_whose_disk_is_full_is_alive_and_not_ready(
     try:
         daemon.wait(peer, "the disk is full", "/readyz")
         assert daemon.get("/healthz") == "ok\n"
+    finally:
+        process.kill()
+        process.wait(10)
+        peer.client.loop_stop()
+
+
+def test_the_page_tells_why_a_reload_was_refused_until_one_is_taken(
+    tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path
+) -> None:
+    daemon = Daemon(tmp_path, tiny_bundle, mosquitto)
+    peer = Peer(mosquitto.port)
+    process = daemon.start()
+    try:
+        peer.wait("online", lambda: peer.online)
+        good = daemon.config.read_text()
+        daemon.config.write_text(good.replace("below: 100", "below: low"))
+        process.send_signal(signal.SIGHUP)
+        daemon.wait(peer, "reload_refused", "/daemon")
+        assert f"{daemon.config}:5: alarms[0].below" in daemon.get("/daemon")
+        daemon.config.write_text(good)
+        process.send_signal(signal.SIGHUP)
+        daemon.wait(peer, 'edge_rul_daemon_alarm{alarm="reload_refused"} 0.0', "/metrics")
+        assert "alarms[0].below" not in daemon.get("/daemon")
     finally:
         process.kill()
         process.wait(10)

@@ -75,7 +75,7 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 
 class Pages:
-    """The pages' routes. ready: why the daemon answers nothing now, or ""."""
+    """The pages' routes. ready: why the daemon answers nothing now, or "". refused: why it refused the last reload."""
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Pages:
         self.catalogue = catalogue
         self._ready = ready
         self._wall = wall
+        self.refused = ""
         self._templates = {
             name: bottle.SimpleTemplate(name=f"{name}.tpl", lookup=[_TEMPLATES])
             for name in ("page", "fleet", "asset", "daemon")
@@ -201,6 +202,7 @@ class Pages:
             dropped=sorted(statistics.dropped.items(), key=lambda item: -item[1]) if statistics else [],
             starts=self._metrics.starts,
             lost=self._source.dropped,
+            refused=self.refused,
             daemon=self._notes(),
         )
         return "Daemon", live

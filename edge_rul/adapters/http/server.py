@@ -107,6 +107,11 @@ class HttpServer:
         if self._pages is not None:
             self._pages.catalogue = catalogue
 
+    def refused(self, problem: str) -> None:
+        """Why the last reload was refused, or "" once one is taken."""
+        if self._pages is not None:
+            self._pages.refused = problem
+
     def close(self) -> None:
         self._stop.set()
         self._server.stop()

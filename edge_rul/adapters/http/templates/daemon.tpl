@@ -1,4 +1,7 @@
 % include("notes.tpl")
+% if refused:
+<p class="why">The last reload was refused: {{refused}}</p>
+% end
 <h1>The daemon</h1>
 <div class="two">
 <section><h2>How it does</h2>
