@@ -109,7 +109,8 @@ class Query(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """A page of the fleet. page: the one shown, at most the last. matches: before paging. counts: of all assets."""
+    """A page of the fleet. page: the one shown, at most the last. matches: before paging. counts: of what `text` and
+    `health` leave."""
 
     records: list[Record]
     page: int
@@ -233,21 +234,20 @@ class Fleet:
 
     def select(self, query: Query) -> Listing:
         """The page that `query` asks for. Ties are in the order of urgency, and then of names."""
-        everything = list(self._records.values())
-        shown: dict[Show, list[Record]] = {
-            "all": everything,
-            "alarm": [r for r in everything if r.rank],
-            "shelved": [r for r in everything if any(alarm.shelved_until is not None for alarm in r.alarms)],
-            "uncertain": [r for r in everything if r.answer is not None and r.answer.quality.state == "uncertain"],
-            "waiting": [r for r in everything if r.answer is None],
-            "stale": [r for r in everything if r.stale],
-        }
-        found = shown[query.show]
+        left = list(self._records.values())
         if text := query.text.casefold():
-            found = [r for r in found if text in r.name.casefold()]
+            left = [r for r in left if text in r.name.casefold()]
         if query.health:
-            found = [r for r in found if r.answer is not None and r.answer.health.name == query.health]
-        found = sorted(found, key=_urgency)
+            left = [r for r in left if r.answer is not None and r.answer.health.name == query.health]
+        shown: dict[Show, list[Record]] = {
+            "all": left,
+            "alarm": [r for r in left if r.rank],
+            "shelved": [r for r in left if any(alarm.shelved_until is not None for alarm in r.alarms)],
+            "uncertain": [r for r in left if r.answer is not None and r.answer.quality.state == "uncertain"],
+            "waiting": [r for r in left if r.answer is None],
+            "stale": [r for r in left if r.stale],
+        }
+        found = sorted(shown[query.show], key=_urgency)
         key = _KEYS.get(query.sort)
         if key is not None:
             having = sorted((r for r in found if key(r) is not None), key=key, reverse=query.reverse)

@@ -41,7 +41,7 @@ class Site:
     """A server over a fleet of the test's own."""
 
     def __init__(self, fleet: Fleet | None = None, **options: Any) -> None:
-        self.source = MadeUp(fleet or make_fleet(12, 1000.0, cycles=60))
+        self.source = MadeUp(make_fleet(12, 1000.0, cycles=60) if fleet is None else fleet)
         of_metrics = {k: options.pop(k) for k in ("asset_series", "gpu_memory", "starts") if k in options}
         self.metrics = Metrics(INFO, self.source, **of_metrics)
         self.problem = ""
@@ -283,6 +283,23 @@ def test_filter_sort_and_page_are_the_servers() -> None:
         assert 'rel="next"' in first and 'rel="prev"' not in first and "Page 2 of 2" in second
         assert len(order(site.get("/?show=waiting")[1])) == 3
         assert "No asset matches" in site.get("/?q=nobody")[1]
+
+
+def shows(text: str) -> dict[str, tuple[str, int]]:
+    """The link and the count of each choice of assets."""
+    found = re.findall(r'<a id="show-([^"]*)" href="([^"]*)".*?<b>(\d+)</b>', text)
+    return {label: (link.replace("&amp;", "&"), int(count)) for label, link, count in found}
+
+
+@pytest.mark.parametrize("filtered", ["", "q=B/", "health=critical", "q=engine-01&health=degrading", "q=nobody"])
+def test_behind_each_choice_of_assets_stand_as_many_as_it_says(filtered: str) -> None:
+    with serving(make_fleet(60, 1000.0, cycles=60)) as site:
+        choices = shows(site.get("/?size=200&" + filtered)[1])
+        assert len(choices) == 6
+        for link, count in choices.values():
+            assert len(order(site.get(link)[1])) == count, link
+    with serving(Fleet(5)) as site:
+        assert "No asset has been heard of yet" in site.get("/?" + filtered)[1]
 
 
 @pytest.mark.parametrize(

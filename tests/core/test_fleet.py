@@ -97,7 +97,7 @@ def test_filters(fleet: Fleet) -> None:
     assert names(fleet, show="stale") == ["short"]
     assert set(names(fleet, health="critical")) <= {"short", "urgent", "high"}
     assert "new" not in names(fleet, health="critical") and "short" in names(fleet, health="critical")
-    assert fleet.select(Query(text="nobody")).counts == {
+    assert fleet.select(Query(show="stale")).counts == {
         "all": 5,
         "alarm": 2,
         "shelved": 0,
@@ -105,6 +105,11 @@ def test_filters(fleet: Fleet) -> None:
         "waiting": 1,
         "stale": 1,
     }
+    ur = fleet.select(Query(text="ur", show="stale"))
+    assert (ur.matches, ur.counts["all"], ur.counts["alarm"], ur.counts["stale"]) == (0, 1, 1, 0), "of urgent alone"
+    assert set(fleet.select(Query(text="nobody")).counts.values()) == {0}
+    critical = fleet.select(Query(health="critical"))
+    assert (critical.counts["all"], critical.counts["waiting"]) == (critical.matches, 0)
 
 
 def test_pages_are_cut_after_sorting_and_one_beyond_the_last_is_the_last() -> None:

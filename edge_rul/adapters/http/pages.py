@@ -143,6 +143,7 @@ class Pages:
         with self._source.fleet() as fleet:
             listing = fleet.select(query)
             rows = [self._row(record, now) for record in listing.records]
+            heard = len(fleet)
         columns = []
         for key, heading in _HEADINGS.items():
             sorted_by = query.sort == key
@@ -151,6 +152,7 @@ class Pages:
             columns.append((key, heading, direction, _link(query, sort=key, reverse=reverse, page=1)))
         live = self._templates["fleet"].render(
             rows=rows,
+            heard=heard,
             columns=columns,
             shows=[
                 (label, listing.counts[show], show == query.show, _link(query, show=show, page=1))

@@ -45,7 +45,7 @@
 </tbody>
 </table>
 % if not rows:
-<p class="empty">{{"No asset has been heard of yet." if not shows[0][1] else "No asset matches."}}</p>
+<p class="empty">{{"No asset matches." if heard else "No asset has been heard of yet."}}</p>
 % end
 % if pages > 1:
 <nav class="pages" aria-label="Pages of the list">
