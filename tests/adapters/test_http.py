@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 import structlog
-from page_fleet import CATALOGUE, INFO, INPUTS, LOW, STATISTICS, MadeUp, make_fleet, prediction
+from page_fleet import CATALOGUE, CRITICAL, INFO, INPUTS, LOW, STATISTICS, MadeUp, make_fleet, prediction
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_rul.adapters.http.metrics import Metrics
@@ -271,6 +271,23 @@ def test_what_an_operator_saw_to_is_shown_and_what_was_shelved_is_found() -> Non
         text = site.get("/?show=shelved")[1]
         assert order(text) == ["A/engine-003"] and "rul_low shelved until cycle " in text
         assert "shelved until cycle " in site.get("/asset?name=A/engine-003")[1]
+
+
+def test_what_was_shelved_is_told_of_beside_an_alarm_that_is_on_and_of_each_alarm() -> None:
+    fleet = Fleet(5)
+    asset = Asset("pump")
+    fleet.answered(Answered(asset, prediction(asset, 0, 150, 9.0), True))
+    known = Status(State.ACTIVE, 0, 140, 0.9, acknowledged=True)
+    shelved = Status(State.ACTIVE, 0, 140, 9.0, shelved_until=170)
+    with serving(fleet) as site:
+        fleet.alarms(
+            asset, [Change(asset, CRITICAL, known, 150, None, None), Change(asset, LOW, shelved, 150, None, None)]
+        )
+        row = site.get("/?show=shelved")[1].partition("<tbody")[2]
+        assert "health_critical" in row and "rul_low shelved until cycle 170" in row
+        fleet.alarms(asset, [Change(asset, rule, shelved, 150, None, None) for rule in (CRITICAL, LOW)])
+        row = site.get("/?show=shelved")[1].partition("<tbody")[2]
+        assert "health_critical shelved until cycle 170, rul_low shelved until cycle 170" in row
 
 
 def test_filter_sort_and_page_are_the_servers() -> None:

@@ -226,7 +226,7 @@ class Pages:
             "stale": record.stale,
             "alarm": record.top,
             "about": words.about(record.top, sum(a.on for a in record.alarms) - 1) if record.top else "",
-            "quietly": [words.quietly(a) for a in record.alarms if not a.on] if record.top is None else [],
+            "quietly": ", ".join(words.quietly(a) for a in record.alarms if not a.on),
             "answer": record.answer,
         }
         answer = record.answer

@@ -28,9 +28,10 @@
 % end
 <td role="cell" class="urgency">\\
 % if row["alarm"] is not None:
-<span class="alarm {{row["alarm"].priority}}{{" known" if row["alarm"].acknowledged else ""}}">▲ {{row["alarm"].name}}</span> <small>{{row["about"]}}</small>\\
-% elif row["quietly"]:
-<small>{{row["quietly"][0]}}</small>\\
+<span class="alarm {{row["alarm"].priority}}{{" known" if row["alarm"].acknowledged else ""}}">▲ {{row["alarm"].name}}</span> <small>{{row["about"]}}</small>
+% end
+% if row["quietly"]:
+<small>{{row["quietly"]}}</small>\\
 % end
 </td>
 <td role="cell" class="quality">\\
