@@ -10,12 +10,13 @@ import browser
 import numpy as np
 import pytest
 from conftest import absent
-from page_fleet import MadeUp, prediction, serving
+from page_fleet import CRITICAL, LOW, MadeUp, prediction, serving
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from edge_rul.core.alarm import Change, State, Status
 from edge_rul.core.answers import Answered
 from edge_rul.core.payload import Reading
 from edge_rul.core.topic import Asset
@@ -97,15 +98,35 @@ def test_every_page_renders_without_a_complaint_and_asks_nobody_else(
     assert style == "flex", "the style sheet is in force"
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1000, 1080, 1180, 1280])
+def in_alarm_and_stale(source: MadeUp) -> None:
+    """All assets, some of them acknowledged or shelved: the widest rows that there are."""
+    with source.fleet() as fleet:
+        for n, record in enumerate(fleet.records()):
+            record.stale, record.seen = True, record.seen - 1500.0
+            told = [
+                (CRITICAL, Status(State.ACTIVE, 0, 90, 0.9, n % 3 == 0, None)),
+                (LOW, Status(State.ACTIVE, 0, 90, 9.0, False, 170 if n % 2 else None)),
+            ]
+            fleet.alarms(record.asset, [Change(record.asset, rule, status, 100, None, None) for rule, status in told])
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1000, 1080, 1089, 1180, 1233, 1280, 1400])
 @pytest.mark.parametrize("path", PAGES)
-def test_nothing_runs_out_of_the_screen(page: tuple[Chrome, MadeUp, str], path: str, width: int) -> None:
+def test_nothing_runs_out_of_the_screen_or_of_its_column(
+    page: tuple[Chrome, MadeUp, str], path: str, width: int
+) -> None:
     driver, source, url = page
     change(source, "a-machine-with-a-very-long-name-" * 3, 3.0)
+    in_alarm_and_stale(source)
     size(driver, width, 844)
     driver.get(url + path)
     wide = driver.execute_script("return document.documentElement.scrollWidth")
     assert wide <= width, f"{wide} pixels wide on {width}"
+    beyond = driver.execute_script(
+        "const end = element => element.getBoundingClientRect().right, column = document.getElementById('live');"
+        "return Math.max(0, ...[...column.querySelectorAll('table')].map(table => end(table) - end(column)))"
+    )
+    assert beyond < 1, f"a table is {beyond} pixels wider than its column on {width}"
 
 
 def test_on_a_phone_a_row_is_a_card_and_still_a_row_to_who_listens(page: tuple[Chrome, MadeUp, str]) -> None:
