@@ -24,6 +24,7 @@ from edge_rul.core.topic import Asset
 NASTY = "<img src=x onerror=document.title='taken'>"
 FIRST = "asset-A/engine-000"
 PAGES = ["", "?show=alarm", f"asset?name={quote('A/engine-000', safe='')}", "asset?name=B/engine-019", "daemon"]
+MISSING = "asset?name=" + "no-such-machine-" * 9
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,19 @@ def test_nothing_runs_out_of_the_screen_or_of_its_column(
         "return Math.max(0, ...[...column.querySelectorAll('table')].map(table => end(table) - end(column)))"
     )
     assert beyond < 1, f"a table is {beyond} pixels wider than its column on {width}"
+
+
+def test_the_page_of_an_asset_that_is_gone_fits_a_phone_and_leads_back(
+    page: tuple[Chrome, MadeUp, str],
+) -> None:
+    driver, _, url = page
+    size(driver, 390, 844)
+    driver.get(url + MISSING)
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
+    ground = driver.execute_script("return getComputedStyle(document.querySelector('.note')).backgroundColor")
+    assert ground != "rgba(0, 0, 0, 0)", "the style sheet is in force"
+    click(driver, By.LINK_TEXT, "To the fleet")
+    until(driver, lambda d: FIRST.removeprefix("asset-") in names(d))
 
 
 def test_on_a_phone_a_row_is_a_card_and_still_a_row_to_who_listens(page: tuple[Chrome, MadeUp, str]) -> None:

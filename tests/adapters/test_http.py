@@ -377,7 +377,9 @@ def test_an_asset_that_waits_and_one_that_is_unknown() -> None:
     with serving(make_fleet(20, 1000.0, cycles=40)) as site:
         code, text = site.get("/asset?name=B/engine-019")
         assert code == 200 and "30 readings" in text
-        assert site.get("/asset?name=nobody")[0] == 404
+        code, text = site.get("/asset?name=nobody")
+        assert code == 404 and "no asset called &#039;nobody&#039; was heard of" in text
+        assert '<link rel="stylesheet"' in text and '<a href="/">To the fleet</a>' in text
         assert site.get("/asset")[0] == 404
         assert site.get("/live/asset?name=nobody")[0] == 404
 
@@ -416,7 +418,7 @@ def test_what_came_by_mqtt_is_text_wherever_it_stands() -> None:
         code, page = site.get("/asset?" + urlencode({"name": name}))
         missing = site.get("/asset?" + urlencode({"name": NASTY + "x"}))
     assert code == 200 and "&lt;script&gt;alert" in page
-    for text in [*pages, page]:
+    for text in [*pages, page, missing[1]]:
         assert "<script>alert" not in text
         assert "221" not in re.sub(r"<svg.*?</svg>", "", text), "no template is made of it"
         assert re.findall(r"<script[^>]*>", text) == ['<script src="/static/live.js" defer>']

@@ -94,7 +94,7 @@ class Pages:
         self.refused = ""
         self._templates = {
             name: bottle.SimpleTemplate(name=f"{name}.tpl", lookup=[_TEMPLATES])
-            for name in ("page", "fleet", "asset", "daemon")
+            for name in ("page", "fleet", "asset", "daemon", "missing")
         }
 
     def install(self, app: Any) -> None:
@@ -114,7 +114,11 @@ class Pages:
         return self._source.wait(version, timeout)
 
     def _page(self, name: str) -> str:
-        title, live = self._live_part(name)()
+        try:
+            title, live = self._live_part(name)()
+        except bottle.HTTPError as e:  # the asset was never there, or was removed: a person still wants a way back
+            bottle.response.status = e.status
+            title, live = "Not found", self._templates["missing"].render(daemon=[e.body, *self._notes()])
         bottle.response.set_header("Cache-Control", "no-store")
         text: str = self._templates["page"].render(
             title=title,

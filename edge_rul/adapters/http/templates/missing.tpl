@@ -1,0 +1,2 @@
+% include("notes.tpl")
+<p><a href="/">To the fleet</a></p>
