@@ -290,6 +290,16 @@ def test_what_was_shelved_is_told_of_beside_an_alarm_that_is_on_and_of_each_alar
         assert "health_critical shelved until cycle 170, rul_low shelved until cycle 170" in row
 
 
+def test_an_alarm_whose_delay_runs_is_called_the_same_on_both_pages() -> None:
+    fleet = Fleet(5)
+    asset = Asset("pump")
+    fleet.answered(Answered(asset, prediction(asset, 0, 150, 9.0), True))
+    fleet.alarm(Change(asset, LOW, Status(State.RAISING, 0, 149, 9.0), 150, None, None))
+    with serving(fleet) as site:
+        assert "rul_low raising" in site.get("/")[1]
+        assert "raising since cycle 149" in site.get("/asset?name=pump")[1]
+
+
 def test_filter_sort_and_page_are_the_servers() -> None:
     with serving(make_fleet(60, 1000.0, cycles=60)) as site:
         assert sorted(name[2:] for name in order(site.get("/?q=ENGINE-01")[1])) == [f"engine-01{n}" for n in range(10)]
@@ -393,6 +403,30 @@ def test_the_daemons_own_state() -> None:
         text = site.get("/daemon")[1]
     for said in ("43,210", "duplicate", "onnxruntime", "7, of them 2", "not connected to the broker", "disk_full"):
         assert said in text, said
+
+
+def rows(text: str) -> dict[str, str]:
+    """The daemon's rows, in their order."""
+    return dict(re.findall(r'<th scope="row">([^<]*)</th><td[^>]*>([^<]*)</td>', text))
+
+
+def test_the_daemon_has_run_for_a_time_its_journal_grows_or_does_not_and_stale_assets_are_told_of() -> None:
+    with serving() as site:
+        young = {"uptime": 7.5, "assets": 67, "stale_assets": 67, "journal_rate": -301.2e6}
+        site.metrics.update(msgspec.structs.replace(STATISTICS, **young))
+        said = rows(site.get("/daemon")[1].partition("What serves")[0])
+        assert said["Running for"] == "5 s"
+        assert said["Assets"] == "67, of them 67 stale"
+        assert said["Journal"] == "7.3 MB, 0 B an hour"
+        site.metrics.update(STATISTICS)
+        said = rows(site.get("/daemon")[1].partition("What serves")[0])
+        assert said["Running for"] == "75 min" and said["Journal"].endswith("5.9 MB an hour")
+
+
+def test_what_serves_is_told_in_the_words_and_the_order_of_a_person() -> None:
+    with serving() as site:
+        said = list(rows(site.get("/daemon")[1].partition("What serves")[2]))
+    assert said[:5] == ["Version", "Bundle", "Bundle sha256", "Engine", "Engine version"]
 
 
 def test_the_daemons_page_says_why_a_reload_was_refused_until_one_is_taken() -> None:

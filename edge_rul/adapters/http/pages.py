@@ -203,7 +203,7 @@ class Pages:
         statistics = self._metrics.statistics
         facts = [] if statistics is None else words.facts(msgspec.structs.asdict(statistics))
         live = self._templates["daemon"].render(
-            info=sorted(self._metrics.info.items()),
+            info=self._metrics.info.items(),
             facts=facts,
             dropped=sorted(statistics.dropped.items(), key=lambda item: -item[1]) if statistics else [],
             starts=self._metrics.starts,

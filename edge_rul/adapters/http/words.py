@@ -35,14 +35,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
-def ago(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    if seconds < 10:
-        return "now"
+def span(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds // 5 * 5:.0f} s ago"
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds) // 5 * 5:.0f} s"
+
+
+def ago(seconds: float) -> str:
+    return "now" if seconds < 10 else f"{span(seconds)} ago"
 
 
 def trend(change: float | None) -> tuple[str, str]:
@@ -69,7 +70,7 @@ def quietly(alarm: Alarm) -> str:
     """Of one that calls for nobody: its delay runs, or somebody shelved it."""
     if alarm.shelved_until is not None:
         return f"{alarm.name} shelved until cycle {cycle(alarm.shelved_until)}"
-    return f"{alarm.name} rising"
+    return f"{alarm.name} {alarm.state.value}"
 
 
 def quality(of: Quality) -> str:
@@ -90,10 +91,11 @@ def facts(values: dict[str, Any]) -> list[tuple[str, str]]:
                 return f"{count / 1000**power:.1f} {unit}"
         return f"{count:.0f} B"
 
+    growth = max(0.0, values["journal_rate"])  # it shrinks where old entries are deleted
     return [
         ("Broker", "connected" if values["connected"] else "not connected"),
-        ("Running for", ago(values["uptime"]).removesuffix(" ago")),
-        ("Assets", f"{values['assets']:,}"),
+        ("Running for", span(values["uptime"])),
+        ("Assets", f"{values['assets']:,}, of them {values['stale_assets']:,} stale"),
         ("Alarms", f"{values['alarms_on']:,}, of them {values['alarms_acknowledged']:,} acknowledged"),
         ("Shelved alarms", f"{values['alarms_shelved']:,}"),
         ("Readings", f"{values['readings']:,}"),
@@ -105,6 +107,6 @@ def facts(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("Waiting for the engine", f"{values['lag_entries']:,} entries, the oldest for {values['lag_seconds']:.1f} s"),
         ("Oldest unanswered", f"{values['oldest_unanswered']:.1f} s"),
         ("Waiting for the broker", f"{values['unpublished']:,} messages; {values['publish_refused']:,} were refused"),
-        ("Journal", f"{size(values['journal_bytes'])}, {size(values['journal_rate'])} an hour"),
+        ("Journal", f"{size(values['journal_bytes'])}, {size(growth)} an hour"),
         ("Disk free", size(values["disk_free"])),
     ]

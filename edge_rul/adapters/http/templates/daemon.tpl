@@ -21,7 +21,7 @@
 <section><h2>What serves</h2>
 <table class="plain"><tbody>
 % for key, value in info:
-<tr><th scope="row">{{key.replace("_", " ")}}</th><td class="break">{{value}}</td></tr>
+<tr><th scope="row">{{key.replace("_", " ").capitalize()}}</th><td class="break">{{value}}</td></tr>
 % end
 </tbody></table>
 <h2>Not used</h2>
