@@ -197,6 +197,19 @@ def test_pausing_holds_the_page_still_until_it_goes_on(page: tuple[Chrome, MadeU
     until(driver, lambda d: "A/newcomer" in names(d))
 
 
+def test_a_page_that_is_not_live_any_more_says_so_in_the_colour_of_a_note(chromium: Chrome) -> None:
+    size(chromium, 1280, 900)
+    with serving(5, cycles=60) as (server, source):
+        source.daemon_alarms = {"disk_full": (True, 1.0)}
+        chromium.get(server.url)
+        live(chromium)
+        note = chromium.find_element(By.CLASS_NAME, "note").value_of_css_property("color")
+        assert chromium.find_element(By.ID, "state").value_of_css_property("color") != note
+    until(chromium, lambda d: d.find_element(By.ID, "state").text == "Not live: no connection")
+    assert chromium.find_element(By.ID, "state").value_of_css_property("color") == note
+    chromium.get("about:blank")
+
+
 def test_what_is_open_stays_open(page: tuple[Chrome, MadeUp, str]) -> None:
     driver, source, url = page
     driver.get(url + PAGES[2])

@@ -12,6 +12,7 @@ let waiting = null; // what came while a button of the mouse or a finger was dow
 
 function say(text) {
   if (text !== said) state.textContent = said = text; // told once to who listens to the page
+  state.classList.toggle("lost", text.startsWith("Not live")); // what is shown grows old
 }
 
 function put(html) {
