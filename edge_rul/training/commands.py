@@ -11,6 +11,7 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from edge_rul.training.evaluate import gather
 from edge_rul.training.report import summarise
 from edge_rul.training.report_text import as_text
 from edge_rul.training.table import Table, in_short
+from edge_rul.training.windows import left_out
 
 
 def train_command(
@@ -101,8 +103,8 @@ def train_command(
             f"{chosen.name}: {len(training)} windows of {len(learnt.assets)} assets to learn from, {len(calibration)} "
             f"of {len(kept.assets)} kept for calibration; {torch.get_num_threads()} threads"
         )
-        if every.rules:
-            shown.say(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in every.rules.items()))
+        for line in _what_was_lost(every, chosen.window):
+            shown.say(line)
         fitted = fit.fit(training, validation, chosen, shown, record, start)
     source = export_bundle.Source(
         command=command_line(config, out, threads=threads, seed=seed, fold=fold, init_from=init_from),
@@ -127,6 +129,15 @@ def train_command(
         print(f"  the run's record: {record.path}")
     print(f"  next: edge-rul evaluate {shlex.quote(str(out))} --data {shlex.quote(str(data))}")
     return EXIT_OK
+
+
+def _what_was_lost(every: Table, window: int) -> Iterator[str]:
+    """What the rules did to readings, and how many windows and lives teach nothing, or only a bound."""
+    if every.rules:
+        yield ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in every.rules.items())
+    if lost := {name: count for name, count in left_out(every, window).items() if count}:
+        of = f"of {len(every.starts)} lives"
+        yield ", ".join(f"{count} {name.replace('lives', of).replace('_', ' ')}" for name, count in lost.items())
 
 
 def _nothing_to_calibrate_on(kept: Table, window: int) -> DataError:

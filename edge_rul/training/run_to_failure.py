@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edge_rul.errors import ConfigError, DataAbsent
+from edge_rul.errors import ConfigError, DataAbsent, DataError
 from edge_rul.training.columns import Columns, read
 from edge_rul.training.format import Format
 from edge_rul.training.parts import Part
-from edge_rul.training.table import Index, Mask, Table, table_of_lives
+from edge_rul.training.table import Index, Mask, Table, in_short, table_of_lives
 
 Name = Annotated[str, Meta(min_length=1)]
 YES = ("1", "1.0", "true", "yes")
@@ -100,7 +100,7 @@ class TableSettings(Format, frozen=True, tag="table"):
             life=own[order],
             cycle=cycle[order],
             inputs=np.stack([columns.numbers(n) for n in named], axis=1).astype(np.float32)[order],  # (N, F)
-            failed=self._failed(columns, asset, own, keys, path.parent, files)[order],
+            failed=self._failed(columns, asset, own, keys, path.parent, files, part)[order],
             files=files,
             time=None if self.time is None else np.rint(columns.seconds(self.time) * 1000).astype(np.int64)[order],
             health=None if self.health is None else np.array(columns.texts(self.health), np.str_)[order],
@@ -159,6 +159,7 @@ class TableSettings(Format, frozen=True, tag="table"):
         keys: list[str] | None,
         folder: Path,
         files: dict[str, str],
+        part: Part,
     ) -> Mask:
         """(N,) whether the reading's life was seen to fail."""
         told = self.failed
@@ -166,22 +167,41 @@ class TableSettings(Format, frozen=True, tag="table"):
             return np.ones(len(columns), np.bool_)
         meant = {v.lower() for v in told.values}
         if told.file is None:
+            said = columns
             marked = {
                 (a, n)
                 for a, n, text in zip(asset.tolist(), life.tolist(), columns.texts(told.column), strict=True)
                 if text.lower() in meant
             }
-            return np.array([key in marked for key in zip(asset.tolist(), life.tolist(), strict=True)], np.bool_)
-        by_asset, by_life = told.asset or self.asset, (told.life or self.life) if keys else None
-        lives = read(folder / told.file, [n for n in (by_asset, by_life, told.column) if n], files)
-        names = zip(lives.texts(by_asset), lives.texts(by_life) if by_life else [""] * len(lives), strict=True)
-        ended = {n: text.lower() in meant for n, text in zip(names, lives.texts(told.column), strict=True)}
-        wanted = list(zip(asset.tolist(), keys or [""] * len(columns), strict=True))
-        for row, key in enumerate(wanted):
-            if key not in ended:
-                problem = f"{' '.join(filter(None, key))} has no row in {lives.path}"
-                raise columns.fault(row, problem, "each life needs one, to say how it ended")
-        return np.array([ended[key] for key in wanted], np.bool_)
+            failed = [key in marked for key in zip(asset.tolist(), life.tolist(), strict=True)]
+        else:
+            by_asset, by_life = told.asset or self.asset, (told.life or self.life) if keys else None
+            said = read(folder / told.file, [n for n in (by_asset, by_life, told.column) if n], files)
+            names = zip(said.texts(by_asset), said.texts(by_life) if by_life else [""] * len(said), strict=True)
+            rows = self._row_of_each(said, list(names))
+            ended = [text.lower() in meant for text in said.texts(told.column)]
+            failed = []
+            for row, key in enumerate(zip(asset.tolist(), keys or [""] * len(columns), strict=True)):
+                if key not in rows:
+                    problem = f"{' '.join(filter(None, key))} has no row in {said.path}"
+                    raise columns.fault(row, problem, "each life needs one, to say how it ended")
+                failed.append(ended[rows[key]])
+        if part == "train" and not any(failed):  # every RUL would be a lower bound, from which nothing is learnt
+            found = in_short([repr(text) for text in dict.fromkeys(said.texts(told.column))])
+            problem = f"no life failed: column {told.column} is {found}; expected {' or '.join(map(repr, told.values))}"
+            hint = "say by dataset.failed.values what means failure, or leave `failed` out where every life ends in one"
+            raise DataError("load data set", str(said.path), problem, hint=hint)
+        return np.array(failed, np.bool_)
+
+    def _row_of_each(self, lives: Columns, names: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """The row of each life in a table of lives. Raises DataError where one has two, which may contradict."""
+        rows: dict[tuple[str, str], int] = {}
+        for row, name in enumerate(names):
+            if (first := rows.setdefault(name, row)) != row:
+                hint = "name the column that tells an asset's lives apart by dataset.life" if self.life is None else ""
+                problem = f"{' '.join(filter(None, name))} stands twice, first on {lives.at(first)}"
+                raise lives.fault(row, problem, hint)
+        return rows
 
 
 def _first_seen(texts: list[str]) -> Index:

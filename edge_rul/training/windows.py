@@ -99,7 +99,8 @@ def joined(parts: Sequence[Windows]) -> Windows:
 
 
 def left_out(table: Table, length: int) -> dict[str, int]:
-    """Full windows that `full_windows` does not give, by the rule, and lives that were not seen to fail."""
+    """Full windows that `full_windows` does not give, by the rule; lives that were not seen to fail, and lives without
+    a full window."""
     anyhow = msgspec.structs.replace(table, max_hold=[])
     across = msgspec.structs.replace(anyhow, max_gap=None)
     given, unbroken, every = (len(full_windows(t, length)) for t in (table, anyhow, across))
@@ -107,6 +108,7 @@ def left_out(table: Table, length: int) -> dict[str, int]:
         "windows_over_holes_left_out": every - unbroken,
         "windows_held_too_long_left_out": unbroken - given,
         "lives_censored": int(table.is_lower_bound[table.starts].sum()),
+        "lives_shorter_than_the_window": int((table.lengths < length).sum()),
     }
 
 

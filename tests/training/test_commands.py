@@ -214,6 +214,22 @@ def test_assets_kept_for_calibration_without_a_window_are_told_before_the_traini
         train_command(config, engines, tmp_path / "bundle")
 
 
+def test_a_run_tells_of_lives_that_teach_little(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were not seen to fail, and those that are too short for a window."""
+    monkeypatch.setattr("edge_rul.training.fit.fit", lambda *_: pytest.fail("training began"))
+    text = config.read_text()
+    table = "dataset: {format: table, asset: pump, cycle: hour, failed: {column: done}}"
+    config.write_text(text.replace("dataset: {format: cmapss, subset: FD001}", table))
+    lengths = [30, 9, 30, 30, 30]
+    rows = [f"{p},{c},{int(p and c == n - 1)},1,2,3,4\n" for p, n in enumerate(lengths) for c in range(n)]
+    (tmp_path / "pumps.csv").write_text("pump,hour,done,T24,T30,Ps30,P2\n" + "".join(rows))
+    with pytest.raises(pytest.fail.Exception, match="training began"):
+        train_command(config, tmp_path / "pumps.csv", tmp_path / "bundle")
+    assert "1 of 5 lives censored, 1 of 5 lives shorter than the window\n" in capsys.readouterr().err
+
+
 def test_an_existing_directory_is_not_overwritten(config: Path, engines: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     out.mkdir()

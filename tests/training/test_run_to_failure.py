@@ -73,6 +73,31 @@ def test_how_a_life_ended_may_stand_in_a_file_of_lives(pumps: Path) -> None:
         load(table_settings(failed=told), pumps, "train", ["flow"])
 
 
+def test_values_that_mean_failure_nowhere_are_refused(pumps: Path) -> None:
+    """Every life would be censored, and the model worthless. A test file may be of lives that all go on."""
+    told = {"column": "done", "values": ["broken", "Worn"]}
+    problem = r"pumps\.csv: no life failed: column done is '0', '1'; expected 'broken' or 'Worn'\n  hint: .*\.values"
+    with pytest.raises(DataError, match=problem):
+        load(table_settings(failed=told), pumps, "train", ["flow"])
+    parts = table_settings(file={"train": "pumps.csv", "test": "pumps.csv"}, failed=told)
+    assert load(parts, pumps, "test", ["flow"]).is_lower_bound.all()
+    (pumps / "lives.csv").write_text("pump,run,how\nA,1,Broken.\nA,2,\nB,1,sold\n")
+    with pytest.raises(DataError, match=r"lives\.csv: no life failed: column how is 'Broken\.', '', 'sold'; expected"):
+        load(table_settings(failed={**told, "file": "lives.csv", "column": "how"}), pumps, "train", ["flow"])
+
+
+def test_a_life_with_two_ends_is_refused(pumps: Path) -> None:
+    (pumps / "lives.csv").write_text("pump,run,how\nA,1,broken\nA,2,sold\nA,1,sold\nB,1,broken\n")
+    told = {"file": "lives.csv", "column": "how", "values": ["broken"]}
+    with pytest.raises(DataError, match=r"lives\.csv:4: A 1 stands twice, first on .*lives\.csv:2$"):
+        load(table_settings(failed=told), pumps, "train", ["flow"])
+    (pumps / "pumps.csv").write_text("pump,hour,flow\nA,0,1\n")
+    with pytest.raises(
+        DataError, match=r"lives\.csv:3: A stands twice, first on .*:2\n  hint: name .* by dataset\.life"
+    ):
+        load(table_settings(life=None, failed=told), pumps, "train", ["flow"])
+
+
 def test_a_time_becomes_a_cycle_and_the_rul_a_time(tmp_path: Path) -> None:
     rows = ["2026-01-01T00:00Z,1", "2026-01-01T00:10:01Z,2", "2026-01-01 00:30,3"]
     (tmp_path / "t.csv").write_text("asset,at,x\n" + "".join(f"A,{row}\n" for row in rows))

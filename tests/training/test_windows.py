@@ -12,7 +12,7 @@ from edge_rul.bundle import HealthClass
 from edge_rul.errors import DataError
 from edge_rul.training import cmapss
 from edge_rul.training.table import Table, split
-from edge_rul.training.windows import UNKNOWN, full_windows, labels, last_windows
+from edge_rul.training.windows import UNKNOWN, full_windows, labels, last_windows, left_out
 
 CLASSES = [HealthClass("healthy", 80), HealthClass("degrading", 30), HealthClass("critical")]
 
@@ -59,6 +59,14 @@ def test_a_window_that_holds_a_value_for_too_long_is_left_out() -> None:
     lives = msgspec.structs.replace(table(("a", 0, 8), ("b", 0, 4)), held=held, max_hold=[1])
     assert full_windows(lives, 3).keys() == [("a", 0, 6), ("a", 0, 7), ("a", 0, 8), ("b", 0, 3), ("b", 0, 4)]
     assert len(full_windows(msgspec.structs.replace(lives, max_hold=[None]), 3)) == 8
+
+
+def test_lives_that_teach_nothing_or_only_a_bound_are_counted() -> None:
+    lives = table(("a", 0, 5), ("a", 1, 2), ("b", 0, 3), ("c", 0, 1))
+    counts = {"windows_over_holes_left_out": 0, "windows_held_too_long_left_out": 0}
+    assert left_out(lives, 3) == {**counts, "lives_censored": 0, "lives_shorter_than_the_window": 2}
+    censored = msgspec.structs.replace(lives, is_lower_bound=np.isin(lives.asset, ["a"]))
+    assert left_out(censored, 1) == {**counts, "lives_censored": 2, "lives_shorter_than_the_window": 0}
 
 
 def test_labels_count_from_the_last_cycle_and_are_capped() -> None:
