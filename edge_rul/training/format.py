@@ -21,6 +21,13 @@ from edge_rul.training.table import Mask, Table
 
 Protocol = Literal["all_windows", "last_windows"]
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
+# What else these units are called, in small letters; none of it may pass for a unit that is one a cycle.
+OTHERWISE = {
+    "seconds": ("seconds", "second", "secs", "sec", "s"),
+    "minutes": ("minutes", "minute", "mins", "min"),
+    "hours": ("hours", "hour", "hrs", "hr", "h"),
+    "days": ("days", "day", "d"),
+}
 
 
 class RowRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,8 +79,15 @@ class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def cycles_to(unit: str, seconds_per_cycle: float | None) -> float:
-    """How much of a RUL in `unit` one cycle uses up: 1, unless it is a unit of time."""
+    """How much of a RUL in `unit` one cycle uses up: 1, unless it is a unit of time.
+
+    Raises ConfigError for a unit of time by another name than ours, or without the seconds of a cycle.
+    """
     if unit not in SECONDS:
+        for ours, names in OTHERWISE.items():
+            if unit.strip().lower() in names:
+                problem = f"is {unit!r}, expected {ours} for a RUL in time"
+                raise ConfigError("load data set", "rul.unit", problem, hint=f"write {ours}")
         return 1.0
     if seconds_per_cycle is None:
         raise ConfigError("load data set", "dataset.seconds_per_cycle", f"is needed where rul.unit is {unit}")

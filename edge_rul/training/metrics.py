@@ -56,9 +56,11 @@ def nasa_score(error: Floats) -> float:
     """Sum over windows of exp(-d/13) - 1 for d < 0 (early) and exp(d/10) - 1 for d >= 0 (late); d predicted - true.
 
     Source: Saxena et al., Damage Propagation Modeling for Aircraft Engine Run-to-Failure Simulation, PHM 2008. Late
-    costs more than early, since the engine fails before the visit to the workshop. Defined for RUL in cycles.
+    costs more than early, since the engine fails before the visit to the workshop. Defined for RUL in cycles; of one in
+    seconds it is soon infinite.
     """
-    return float(np.sum(np.expm1(np.where(error < 0, -error / 13, error / 10))))
+    with np.errstate(over="ignore"):
+        return float(np.sum(np.expm1(np.where(error < 0, -error / 13, error / 10))))
 
 
 def macro_f1(predicted: Index, true: Index) -> float:

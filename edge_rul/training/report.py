@@ -19,7 +19,7 @@ from edge_rul.training.calibrate import IntervalSettings, cross_held
 from edge_rul.training.dataset import DatasetSettings
 from edge_rul.training.detection import Detection, detect
 from edge_rul.training.evaluate import Evidence, Judged, dataset_of, gather
-from edge_rul.training.format import Protocol
+from edge_rul.training.format import SECONDS, Protocol
 from edge_rul.training.metrics import Scores, scores
 from edge_rul.training.tree import Features
 from edge_rul.training.windows import class_of
@@ -29,9 +29,9 @@ class Section(msgspec.Struct, frozen=True):
     """Figures over the windows of a `Judged`.
 
     padded: lives shorter than the window, padded at the front by repeating their first reading. nasa_score: over last
-    windows only, as it is a sum over lives. trees: by what they look at; their classes follow from their RUL by the
-    labels' limits. difference: the network's RMSE minus the better tree's. bands: by true RUL. coverage: of intervals
-    that these windows did not make.
+    windows only, as it is a sum over lives, and of a RUL that is one a cycle. trees: by what they look at; their
+    classes follow from their RUL by the labels' limits. difference: the network's RMSE minus the better tree's. bands:
+    by true RUL. coverage: of intervals that these windows did not make.
     """
 
     what: str
@@ -114,11 +114,11 @@ def summarise(bundle: Bundle, evidence: Evidence) -> Report:
     manifest, settings = bundle.manifest, dataset_of(bundle)
     judged, kept = evidence.protocol, evidence.held_out
     better = None if kept is None else _better(kept)
-    of_lives = settings.protocol == "last_windows"
+    scored = settings.protocol == "last_windows" and manifest.rul.unit not in SECONDS
     test, whole, heldout = (
         None
         if j is None
-        else _section(manifest, j, better, bounds(bundle, j, own=j is kept), nasa=of_lives and j is judged)
+        else _section(manifest, j, better, bounds(bundle, j, own=j is kept), nasa=scored and j is judged)
         for j in (judged, evidence.whole, kept)
     )
     figures = {name: getattr(test.network, name) for name in _FIGURES} if test else dict.fromkeys(_FIGURES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, sqrt
+from math import exp, inf, sqrt
 
 import numpy as np
 import pytest
@@ -16,6 +16,11 @@ def test_nasa_score_by_hand() -> None:
     assert nasa_score(np.array([-13.0, 10.0, 0.0, -26.0])) == pytest.approx(2 * (exp(1) - 1) + exp(2) - 1)
     assert nasa_score(np.array([5.0])) == pytest.approx(0.6487212707)
     assert nasa_score(np.array([-5.0])) == pytest.approx(0.4690491938)
+
+
+def test_errors_in_seconds_are_beyond_the_nasa_score_without_a_warning() -> None:
+    with np.errstate(all="raise"):
+        assert nasa_score(np.array([-20000.0, 3.0])) == inf
 
 
 def test_scores_by_hand() -> None:

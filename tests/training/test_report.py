@@ -102,6 +102,16 @@ def test_coverage_is_of_all_full_windows_of_the_test_and_the_rest_by_the_protoco
     assert report.lead_time is not None and report.lead_time.lives == 2
 
 
+def test_the_nasa_score_is_of_a_rul_that_is_one_a_cycle(bundle: Bundle, evidence: Evidence) -> None:
+    for unit, scored in (("cycles", True), ("flights", True), ("seconds", False), ("hours", False)):
+        rul = msgspec.structs.replace(bundle.manifest.rul, unit=unit)
+        other = msgspec.structs.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, rul=rul))
+        report = summarise(other, evidence)
+        assert report.test is not None and report.rmse is not None
+        told = (report.nasa_score, report.test.network.nasa_score, *(s.nasa_score for s in report.test.trees.values()))
+        assert [score is not None for score in told] == [scored] * 4, unit
+
+
 def test_the_tree_learns_from_the_lives_that_the_network_learnt_from(
     bundle: Bundle, same_engines: Path, evidence: Evidence
 ) -> None:

@@ -115,6 +115,21 @@ def test_a_time_becomes_a_cycle_and_the_rul_a_time(tmp_path: Path) -> None:
         load(table_settings(), tmp_path, "train", ["x"], "days")
 
 
+@pytest.mark.parametrize(
+    ("unit", "ours"),
+    [("hour", "hours"), ("Hours", "hours"), ("h", "hours"), ("min", "minutes"), ("s", "seconds"), ("DAY", "days")],
+)
+def test_a_unit_of_time_by_another_name_is_not_one_a_cycle(pumps: Path, unit: str, ours: str) -> None:
+    with pytest.raises(ConfigError, match=rf"rul\.unit: is '{unit}', expected {ours} .*\n  hint: write {ours}$"):
+        load(table_settings(seconds_per_cycle=1800), pumps, "train", ["flow"], unit)
+
+
+@pytest.mark.parametrize("unit", ["cycles", "flights", "shots", "km"])
+def test_any_other_unit_is_one_a_cycle(pumps: Path, unit: str) -> None:
+    table = load(table_settings(seconds_per_cycle=1800), pumps, "train", ["flow"], unit)
+    assert table.rul.tolist() == [2, 1, 0, 1, 0, 2, 0]
+
+
 def test_parquet_and_gzip_read_as_csv_does(pumps: Path) -> None:
     csv = pytest.importorskip("pyarrow.csv", reason="needs pyarrow (extra parquet)")
     parquet = pytest.importorskip("pyarrow.parquet")
