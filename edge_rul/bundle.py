@@ -288,6 +288,31 @@ def _tensors(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
     return save_tensors({name: np.asarray(array, order="C") for name, array in sorted(arrays.items())})
 
 
+def claim(path: Path, *, replace: bool = False) -> None:
+    """Make the directory that a bundle at `path` is to lie in. Raises BundleError where none could be written there.
+
+    What takes hours to make a bundle asks before it begins.
+    """
+    try:
+        if path.exists() and not (replace and (path / MANIFEST).is_file()):
+            raise BundleError(
+                "write bundle", str(path), "exists already", hint="name another directory, or use --force"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _scratch(path).cleanup()
+    except OSError as e:
+        raise _not_written(path, e) from e
+
+
+def _scratch(path: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+
+
+def _not_written(path: Path, e: OSError) -> BundleError:
+    problem = f"cannot be written in {path.parent}: {e.strerror or e}"
+    return BundleError("write bundle", str(path), problem, hint="name a place in a directory that can be written")
+
+
 def write(
     path: Path,
     *,
@@ -300,10 +325,10 @@ def write(
     """Write a bundle at `path`, whole or not at all, and load it back verified; an old one stays if that fails.
 
     fields: the manifest's fields but `schema` and `files`. weights: the state dict as arrays. An existing directory
-    is an error unless `replace`, and then only if it is a bundle. The same arguments give the same bytes.
+    is an error unless `replace`, and then only if it is a bundle. The same arguments give the same bytes. Raises
+    BundleError.
     """
-    if path.exists() and not (replace and (path / MANIFEST).is_file()):
-        raise BundleError("write bundle", str(path), "exists already", hint="name another directory, or use --force")
+    claim(path, replace=replace)
     contents = {
         GRAPH: graph,
         WEIGHTS: _tensors(weights),
@@ -316,14 +341,21 @@ def write(
         )
     except msgspec.ValidationError as e:
         raise BundleError("write bundle", str(path), str(e)) from e
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    try:
+        _put(path, {**contents, MANIFEST: text + b"\n"})
+    except OSError as e:
+        raise _not_written(path, e) from e
+    return load(path)
+
+
+def _put(path: Path, contents: dict[str, bytes]) -> None:
+    """The files at once, verified first. Raises OSError, and leaves what was there."""
+    with _scratch(path) as scratch:
         draft = Path(scratch) / "bundle"
         draft.mkdir()
         for name, data in contents.items():
             (draft / name).write_bytes(data)
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (draft / MANIFEST).write_bytes(text + b"\n")
         load(draft)
         old = Path(scratch) / "old"
         if path.exists():
@@ -334,4 +366,3 @@ def write(
             if old.exists():
                 old.rename(path)
             raise
-    return load(path)

@@ -312,6 +312,20 @@ def test_parents_are_made(tmp_path: Path) -> None:
     assert make_bundle(tmp_path / "a" / "b" / "c").path.is_dir()
 
 
+@pytest.mark.parametrize("where", ["file/b", "file/deeper/b", "x" * 300])
+def test_where_no_bundle_can_be_written_is_said_beforehand(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_text("thesis")
+    for attempt in (bundles.claim, make_bundle):
+        with pytest.raises(BundleError, match=r"write bundle: .*: cannot be written in .*\n  hint: name a place"):
+            attempt(tmp_path / where, replace=True)
+    assert [f.name for f in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_claim_makes_the_parents_and_leaves_nothing_else(tmp_path: Path) -> None:
+    bundles.claim(tmp_path / "a" / "b")
+    assert [f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*")] == ["a"]
+
+
 @pytest.mark.parametrize("place", ["new", "old"])
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever among the file operations of a write the disk fails."""
@@ -338,7 +352,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, place: str, mo
         left[0] = good
         try:
             made = make_bundle(path, seed=1, replace=True)
-        except OSError:
+        except BundleError as e:
+            assert e.problem == f"cannot be written in {tmp_path}: No space left on device"
             assert (content(path) if path.exists() else {}) == before, f"after {good} operations"
             assert [f.name for f in tmp_path.iterdir()] == (["b"] if before else []), f"after {good} operations"
         else:

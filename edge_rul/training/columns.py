@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import importlib
 import io
+import zlib
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -110,7 +111,7 @@ def read(path: Path, names: Iterable[str], files: dict[str, str]) -> Columns:
         hint = "--data names the file, or the directory that holds it"
         kind = DataAbsent if isinstance(e, FileNotFoundError) else DataError
         raise kind("load data set", str(path), f"cannot be read: {e.strerror or e}", hint=hint) from None
-    except (UnicodeDecodeError, EOFError) as e:
+    except (UnicodeDecodeError, EOFError, zlib.error) as e:
         raise DataError("load data set", str(path), f"is no CSV in UTF-8: {e}") from None
     return _csv(path, text, sha256, wanted)
 

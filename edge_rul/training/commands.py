@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from edge_rul import bundle as bundles
-from edge_rul.errors import EXIT_OK, BundleError, ConfigError, DataError
+from edge_rul.errors import EXIT_OK, ConfigError, DataError
 from edge_rul.training.calibrate import IntervalSettings, calibrate
 from edge_rul.training.evaluate import gather
 from edge_rul.training.report import summarise
@@ -73,9 +73,7 @@ def train_command(
     if fold is not None:
         chosen = settings.with_fold(chosen, fold)
     start = None if init_from is None else transfer.read(init_from)
-    if out.exists() and not (force and (out / bundles.MANIFEST).is_file()):
-        # As `bundle.write` would say, but before the training and not after it.
-        raise BundleError("write bundle", str(out), "exists already", hint="name another directory, or use --force")
+    bundles.claim(out, replace=force)
     if threads:
         torch.set_num_threads(threads)
     content = config.read_bytes()
@@ -211,6 +209,7 @@ def calibrate_command(bundle: Path, data: Path, out: Path, *, level: float, forc
     """
     from edge_rul.training.recalibrate import recalibrate  # noqa: PLC0415
 
+    bundles.claim(out, replace=force)
     made = recalibrate(bundles.load(bundle), data, out, IntervalSettings(level=level), replace=force)
     print(f"wrote {out}: sha256 {made.sha256[:12]}")
     return EXIT_OK

@@ -35,14 +35,17 @@ def load(
     unit: of the RUL; one of time needs dataset.seconds_per_cycle. Raises DataError with file:line where a file is
     missing or malformed, and ConfigError where the format has no such input.
     """
-    if not data.exists():
-        raise DataError("load data set", str(data), "there is no such directory", hint="name the directory by --data")
     per_cycle = cycles_to(unit, settings.seconds_per_cycle)
     try:
+        if not data.exists():
+            hint = "name the directory by --data"
+            raise DataError("load data set", str(data), "there is no such directory", hint=hint)
         table = settings.read(data, part, [i if isinstance(i, str) else i.name for i in inputs])
     except KeyError as e:
         name = type(settings).__struct_config__.tag
         raise ConfigError("load data set", "inputs", f"{name} has no column {e.args[0]!r}") from e
+    except OSError as e:  # in a folder that may not be entered
+        raise DataError("load data set", str(e.filename or data), f"cannot be read: {e.strerror or e}") from e
     missing = settings.rows.rule
     table = clean(tidy(table, settings.rows), [Rule(i, missing=missing) if isinstance(i, str) else i for i in inputs])
     if settings.split is not None:

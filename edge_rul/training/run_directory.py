@@ -18,14 +18,15 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
-from edge_rul.errors import ConfigError
+from edge_rul.errors import ConfigError, DataError
 from edge_rul.training import checkpoint
 from edge_rul.training.run import State
 from edge_rul.whole_file import write_whole
@@ -38,7 +39,9 @@ class RunDirectory:
     """A run's record. Rows of steps are kept until the epoch that they belong to is in a checkpoint."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+        """Raises ConfigError where there can be no such directory."""
+        with _written(path):
+            path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._steps: list[dict[str, Any]] = []
 
@@ -64,8 +67,13 @@ class RunDirectory:
     def begin(self, configuration: bytes, same: dict[str, Any], device: torch.device, *, resume: bool) -> None:
         """Take the directory for a run. same: what an earlier part of the run must have had too, by name.
 
-        Raises ConfigError where a run is there already and is not to be taken up, or differs in `same`.
+        Raises ConfigError where a run is there already and is not to be taken up, or differs in `same`, or the
+        directory cannot be written, and DataError where what is there is damaged.
         """
+        with _written(self.path):
+            self._begin(configuration, same, device, resume=resume)
+
+    def _begin(self, configuration: bytes, same: dict[str, Any], device: torch.device, *, resume: bool) -> None:
         path = self.path / "begun.json"
         text = json.dumps(same, indent=1, sort_keys=True)
         if path.exists():
@@ -76,7 +84,7 @@ class RunDirectory:
                     "holds a run already",
                     hint="go on with --resume, or name another directory",
                 )
-            earlier = json.loads(path.read_bytes())
+            earlier = _begun(path)
             now = json.loads(text)
             for key in now:
                 if earlier.get(key) != now[key]:
@@ -99,6 +107,23 @@ class RunDirectory:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return {key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else ())}
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """What the disk refuses is told as the operator's."""
+    try:
+        yield
+    except OSError as e:
+        hint = "--run-dir names a directory that can be written"
+        raise ConfigError("train", str(path), f"cannot be written: {e.strerror or e}", hint=hint) from e
+
+
+def _begun(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except ValueError as e:
+        raise DataError("resume", str(path), f"cannot be read: {e}", hint="begin again in another directory") from e
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from edge_rul.errors import BundleError, ConfigError, DataError
 from edge_rul.model.dual_task_model import load_model
 from edge_rul.training import dataset, tree
 from edge_rul.training.calibrate import held
-from edge_rul.training.commands import command_line, evaluate_command, train_command
+from edge_rul.training.commands import calibrate_command, command_line, evaluate_command, train_command
 from edge_rul.training.evaluate import load_table, predict_windows
 from edge_rul.training.metrics import nasa_score
 from edge_rul.training.report import evaluate
@@ -238,6 +238,26 @@ def test_an_existing_directory_is_not_overwritten(config: Path, engines: Path, t
         with pytest.raises(BundleError, match="exists already"):
             train_command(config, engines, out, force=force)
     assert (out / "thesis.txt").exists()
+
+
+def test_an_out_that_cannot_be_written_is_told_before_the_training(
+    config: Path, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_rul.training.fit.fit", lambda *_: pytest.fail("training began"))
+    with pytest.raises(BundleError, match=r"write bundle: .*tiny\.yaml/bundle: cannot be written in .*tiny\.yaml: "):
+        train_command(config, engines, config / "bundle")
+
+
+def test_intervals_that_cannot_be_written_are_told_before_they_are_made(tiny_bundle: bundles.Bundle) -> None:
+    out = tiny_bundle.graph / "bundle"
+    with pytest.raises(BundleError, match=r"cannot be written in .*model\.onnx: "):
+        calibrate_command(tiny_bundle.path, Path("no data is looked for"), out, level=0.9)
+
+
+def test_data_that_the_disk_refuses_is_the_operators(config: Path, tmp_path: Path) -> None:
+    data = tmp_path / ("x" * 300)  # for root there is no other path whose state cannot be asked
+    with pytest.raises(DataError, match=r"load data set: .*xxx: cannot be read: File name too long"):
+        train_command(config, data, tmp_path / "bundle")
 
 
 def test_the_recorded_command_names_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

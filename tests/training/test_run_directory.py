@@ -161,6 +161,24 @@ def test_a_checkpoint_that_is_not_whole_is_refused(config: Path, engines: Path, 
     assert checkpoint.read(tmp_path) is None
 
 
+def test_a_run_directory_that_cannot_be_written_is_told_before_the_training(
+    config: Path, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_rul.training.fit.fit", lambda *_: pytest.fail("training began"))
+    (tmp_path / "run" / "configuration.yaml").mkdir(parents=True)  # as good as a directory without permission
+    for path in (config, config / "run", tmp_path / "run"):
+        with pytest.raises(ConfigError, match=rf"train: {path}: cannot be written: .*\n  hint: --run-dir names a dir"):
+            train_command(config, engines, tmp_path / "bundle", run_dir=path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
+def test_a_damaged_beginning_is_refused(config: Path, engines: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "begun.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"resume: .*begun\.json: cannot be read: .*\n  hint: begin again in another"):
+        train_command(config, engines, tmp_path / "bundle", run_dir=tmp_path / "run", resume=True)
+
+
 def test_resume_without_a_directory_is_a_mistake_of_usage(
     config: Path, engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

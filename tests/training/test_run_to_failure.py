@@ -143,6 +143,14 @@ def test_parquet_and_gzip_read_as_csv_does(pumps: Path) -> None:
         load(table_settings(file="pumps.parquet"), pumps, "train", ["flaw"])
 
 
+def test_a_damaged_archive_is_named(pumps: Path) -> None:
+    whole = gzip.compress(PUMPS.encode())
+    for content in (whole[:20], whole[:20] + b"\xff" * 8 + whole[28:], whole[:-8] + b"12345678", b"pump,run\n"):
+        (pumps / "pumps.csv.gz").write_bytes(content)
+        with pytest.raises(DataError, match=r"pumps\.csv\.gz: (is no CSV in UTF-8|cannot be read): "):
+            load(table_settings(file="pumps.csv.gz"), pumps, "train", ["flow"])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "problem"),
     [
