@@ -150,6 +150,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         wrong = [
             (self.schema != SCHEMA, f"schema is {self.schema!r}, this version reads {SCHEMA!r}"),
             (len(set(names)) != len(names), f"inputs name a sensor twice: {names}"),
+            (
+                len({c.name for c in self.classes}) != len(self.classes),
+                f"classes have a name twice: {[c.name for c in self.classes]}",
+            ),
             (self.window < 1, f"window is {self.window}, expected at least 1"),
             (
                 self.seconds_per_cycle is not None and self.seconds_per_cycle < 1e-3,

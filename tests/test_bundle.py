@@ -176,6 +176,7 @@ def test_no_directory_and_no_bundle_are_told_apart(tmp_path: Path) -> None:
         (lambda m: m["normaliser"].update(std=[1, 0, -1]), "not negative"),
         (lambda m: m["normaliser"].update(kind="minmax"), r"\$.normaliser"),
         (lambda m: m["inputs"][1].update(name="a"), "inputs name a sensor twice"),
+        (lambda m: m["classes"][1].update(name="healthy"), r"classes have a name twice: \['healthy', 'healthy', "),
         (lambda m: m["classes"].pop(), "2 classes, network.num_classes 3"),
         (lambda m: m["rul"].update(max=0), "rul.max is 0.0, expected above 0"),
         (lambda m: m.update(tolerance={}), "tolerance has no entry for float32"),

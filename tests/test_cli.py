@@ -103,6 +103,8 @@ def main(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
         (["check", "--config"], "--config"),
         (["evaluate", "bundle"], "--data"),
         (["train", "config"], "--data, --out"),
+        (["train", "config", "--seed", "-1"], "--seed: expected a whole number from 0 to 4294967295, found '-1'"),
+        (["train", "config", "--seed", "4294967296"], "--seed: expected a whole number from 0 to 4294967295"),
         (["model"], "COMMAND"),
         (["model", "summary", "--c-in", "0"], "--c-in: expected a whole number of at least 1, found '0'"),
         (["model", "summary", "--window", "many"], "expected a whole number of at least 1, found 'many'"),

@@ -21,7 +21,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     parser.add_argument("--threads", type=whole(1), default=None, metavar="N", help="torch's, of one operation")
     parser.add_argument(
-        "--seed", type=whole(0), metavar="N", help="of the network, and of which assets are kept for calibration"
+        "--seed",
+        type=whole(0, 2**32 - 1),  # as the configuration's, whose type is not loaded here
+        metavar="N",
+        help="of the network, and of which assets are kept for calibration",
     )
     parser.add_argument(
         "--fold", type=whole(0), metavar="K", help="the fold to keep for the test, or the asset to leave out"

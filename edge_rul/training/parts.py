@@ -18,6 +18,7 @@ from edge_rul.training.table import Table
 
 Part = Literal["train", "test"]
 Names = Annotated[list[str], Meta(min_length=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what NumPy, torch and scikit-learn all take
 
 
 class AssetsSplit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="assets"):
@@ -56,7 +57,7 @@ class ShareSplit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """share: of the assets of each group, drawn by `seed`."""
 
     share: Annotated[float, Meta(gt=0, lt=1)]
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def words(self) -> str:
@@ -76,7 +77,7 @@ class FoldsSplit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
     folds: Annotated[int, Meta(ge=2)] | None = None
     fold: Annotated[int, Meta(ge=0)] = 0
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.folds is not None and self.fold >= self.folds:

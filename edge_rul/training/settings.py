@@ -27,7 +27,8 @@ from edge_rul.training.device import Device, Precision
 from edge_rul.training.losses import LossSettings
 from edge_rul.training.normaliser import NormaliserSettings, ZScoreSettings
 from edge_rul.training.optimiser import OptimiserSettings
-from edge_rul.training.parts import FoldsSplit, in_order
+from edge_rul.training.parts import FoldsSplit, Seed, in_order
+from edge_rul.training.run_to_failure import TableSettings
 from edge_rul.training.schedule import PlateauSettings, ScheduleSettings
 from edge_rul.training.table import Table, split
 from edge_rul.training.teachers import DistilSettings
@@ -69,7 +70,7 @@ class HeldOutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     share: Share = 0.2
-    seed: int = 0
+    seed: Seed = 0
     fold: Annotated[int, Meta(ge=0)] | None = None
 
     def split(self, table: Table) -> tuple[Table, Table]:
@@ -178,7 +179,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: Annotated[list[str | Feature], Meta(min_length=1)] | None = None
     normaliser: NormaliserSettings = ZScoreSettings()
     smooth: Smoothing | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def seen(self) -> list[Feature]:
@@ -206,10 +207,16 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         names = [i.name for i in self.inputs]
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"inputs name a sensor twice: {', '.join(sorted(twice))}")
+        if isinstance(self.dataset, TableSettings) and (unknown := set(self.dataset.columns) - set(names)):
+            problem = f"dataset.columns names {', '.join(sorted(unknown))}; the inputs are {', '.join(names)}"
+            raise ValueError(problem)
         self._check_features(names)
         self._check_classes()
 
     def _check_classes(self) -> None:
+        names = [c.name for c in self.classes]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"classes have a name twice: {', '.join(sorted(twice))}")
         above = [c.above for c in self.classes]
         if self.dataset.names_health:
             if any(a is not None for a in above):
@@ -231,6 +238,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ]
 
     def _check_features(self, inputs: list[str]) -> None:
+        if not self.seen:
+            raise ValueError("normaliser.by names all inputs, and none is left to see: expected another, or features")
         Features(self.seen, inputs)  # ValueError where an input is not there
         names = [f.name for f in self.seen]
         if twice := {n for n in names if names.count(n) > 1}:
@@ -269,11 +278,14 @@ def load_settings(path: Path) -> TrainingSettings:
 def with_fold(settings: TrainingSettings, fold: int) -> TrainingSettings:
     """The settings with another fold as the test, or where there is a test already, another asset left out.
 
-    Raises ConfigError where the configuration knows no folds.
+    Raises ConfigError where the configuration knows no folds, or not so many.
     """
     if isinstance(by := settings.dataset.split, FoldsSplit):
-        dataset = msgspec.structs.replace(settings.dataset, split=msgspec.structs.replace(by, fold=fold))
-        return msgspec.structs.replace(settings, dataset=dataset)
+        try:
+            chosen = msgspec.structs.replace(by, fold=fold)
+        except ValueError as e:
+            raise ConfigError("train", f"--fold {fold}", f"dataset.split: {e}") from None
+        return msgspec.structs.replace(settings, dataset=msgspec.structs.replace(settings.dataset, split=chosen))
     if settings.calibration.fold is None:
         problem = "the configuration has no folds: expected dataset.split: {by: folds}, or calibration: {fold: 0}"
         raise ConfigError("train", f"--fold {fold}", problem)

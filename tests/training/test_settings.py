@@ -10,7 +10,8 @@ import pytest
 from edge_rul.core.features import Feature
 from edge_rul.errors import ConfigError
 from edge_rul.training.cmapss import COLUMNS
-from edge_rul.training.settings import TrainingSettings, load_settings, with_seed
+from edge_rul.training.parts import FoldsSplit
+from edge_rul.training.settings import TrainingSettings, load_settings, with_fold, with_seed
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("cmapss_fd*.yaml"))
 
@@ -105,6 +106,34 @@ def test_the_shipped_configurations_share_one_recipe() -> None:
         ("above: 10", "above: 30", "", "expected falling limits"),
         ("above: 25", "above: 45", "", "expected falling limits"),
         ("{name: T30", "{name: T24", "", "inputs name a sensor twice: T24"),
+        ("name: degrading", "name: healthy", "", "classes have a name twice: healthy"),
+        ("seed: 3", "seed: -1", "calibration.seed", "expected a whole number from 0 to 4294967295, found -1"),
+        ("window: 10", "window: 10\nseed: 4294967296", "seed", "expected a whole number from 0 to 4294967295"),
+        (
+            "window: 10",
+            f"window: 10\nseed: {2**70}",
+            "seed",
+            f"expected a whole number from 0 to 4294967295, found {2**70}",
+        ),
+        ("window: 10", "window: 10\nvalidation: {seed: -3}", "validation.seed", "found -3"),
+        (
+            "{format: cmapss, subset: FD001}",
+            "{format: table, asset: a, cycle: c, split: {by: share, share: 0.2, seed: -3}}",
+            "dataset.split.seed",
+            "found -3",
+        ),
+        (
+            "{format: cmapss, subset: FD001}",
+            "{format: table, asset: a, cycle: c, split: {by: folds, folds: 4, seed: -3}}",
+            "dataset.split.seed",
+            "found -3",
+        ),
+        (
+            "{format: cmapss, subset: FD001}",
+            "{format: table, asset: a, cycle: c, columns: {T24: t, p24: p}}",
+            "",
+            "dataset.columns names p24; the inputs are T24, T30, Ps30, P2",
+        ),
         ("name: T30,", "name: T30, valid: [3, 2],", "inputs[1]", "valid of T30 is [3.0, 2.0], expected [low, high]"),
         ("name: T30,", "name: T30, max_hold: 3,", "inputs[1]", "expected `missing: hold` with it"),
         (
@@ -121,6 +150,12 @@ def test_the_shipped_configurations_share_one_recipe() -> None:
             "window: 10\nnormaliser: {kind: conditions, by: [alt], count: 6}",
             "",
             "normaliser.by names alt",
+        ),
+        (
+            "window: 10",
+            "window: 10\nnormaliser: {kind: conditions, by: [T24, T30, Ps30, P2], count: 2}",
+            "",
+            "normaliser.by names all inputs, and none is left to see",
         ),
         (
             "window: 10",
@@ -173,6 +208,16 @@ def test_an_epoch_of_as_few_windows_as_can_work_is_taken(config: Path) -> None:
         text = config.read_text().replace("{name: T30,", "{name: T30, valid: [0, .inf],")
         config.with_name("few.yaml").write_text(text.replace("epochs: 2", recipe))
         assert load_settings(config.with_name("few.yaml")).recipe.windows_per_epoch == drawn
+
+
+def test_a_fold_that_there_is_not_is_refused(config: Path) -> None:
+    own = "dataset: {format: table, asset: a, cycle: c, split: {by: folds, folds: 4}}"
+    config.write_text(config.read_text().replace("dataset: {format: cmapss, subset: FD001}", own))
+    settings = load_settings(config)
+    chosen = with_fold(settings, 3).dataset.split
+    assert isinstance(chosen, FoldsSplit) and chosen.fold == 3
+    with pytest.raises(ConfigError, match=r"--fold 7: dataset\.split: fold is 7, expected from 0 to 3, as there are 4"):
+        with_fold(settings, 7)
 
 
 def test_the_cap_of_named_classes_is_above_0(config: Path) -> None:
