@@ -98,12 +98,19 @@ def fit(
     """
     recipe, record = settings.recipe, record or Unrecorded()
     steps = steps_per_epoch(training, recipe)
-    if steps * recipe.epochs < 2 or (validation is not None and not len(validation)):
+    if steps * recipe.epochs < 2:
         raise DataError(
             "train",
-            f"{len(training)} windows to learn from, {'none' if validation is None else len(validation)} to validate",
-            f"expected two batches of {recipe.batch}, and windows of the assets that are held out",
+            f"{len(training)} windows to learn from",
+            f"expected two batches of {recipe.batch}",
             hint="more or longer lives are needed, or a smaller recipe.batch or window",
+        )
+    if validation is not None and not len(validation):
+        raise DataError(
+            "train",
+            "validation",
+            f"its assets ({in_short(validation.table.assets)}) have no full window of {validation.length} readings",
+            hint="hold out others by validation.seed, share or fold, or take a smaller window",
         )
     torch.use_deterministic_algorithms(True)
     device = devices.choose(recipe.device)

@@ -27,8 +27,8 @@ class Lives(NamedTuple):
 def read(settings: TrainingSettings, data: Path) -> Lives:
     """The training lives in `data`, by the configuration's rules for its inputs. Raises DataError or ConfigError."""
     every = dataset.load(settings.dataset, data, "train", settings.rules, settings.rul.unit)
-    learnt, kept = settings.calibration.split(every)
+    learnt, kept = settings.calibration.split(every, "calibration")
     judged = None
     if settings.validation is not None:
-        learnt, judged = settings.validation.split(learnt)
+        learnt, judged = settings.validation.split(learnt, "validation")
     return Lives(every, learnt, judged, kept)

@@ -99,11 +99,14 @@ SplitSettings = AssetsSplit | GroupSplit | ShareSplit | FoldsSplit
 
 
 def take(table: Table, settings: SplitSettings, part: Part) -> Table:
-    """The rows of the part's assets. Raises DataError where a part would be empty, ConfigError for a wrong name."""
+    """The rows of the part's assets. Raises DataError where the part would be empty, or leave no test, which training
+    tells rather than the evaluation after it; and ConfigError for a wrong name."""
     test = settings.drawn(table)
     chosen: Collection[str] = test if part == "test" else [a for a in table.assets if a not in test]
-    if not chosen:
-        raise DataError("split", f"{len(table.assets)} assets", f"dataset.split leaves none for the {part} part")
+    if lacking := part if not chosen else "test" if not test else "":
+        hint = "whole assets are drawn: more of them are needed, or another share, other folds or names"
+        problem = f"dataset.split leaves none for the {lacking} part"
+        raise DataError("split", f"{len(table.assets)} assets", problem, hint=hint)
     return table.of(chosen)
 
 

@@ -73,13 +73,15 @@ class HeldOutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Seed = 0
     fold: Annotated[int, Meta(ge=0)] | None = None
 
-    def split(self, table: Table) -> tuple[Table, Table]:
-        """(the others, held out). Raises DataError when none would be left to learn from, or there is no such fold."""
+    def split(self, table: Table, key: str) -> tuple[Table, Table]:
+        """(the others, held out). key: the configuration's for it. Raises DataError when none would be left to learn
+        from, or there is no such fold."""
         if self.fold is None:
-            return split(table, self.share, self.seed)
+            return split(table, self.share, self.seed, key)
         assets = in_order(table.assets)
         if len(assets) < 2 or self.fold >= len(assets):
-            raise DataError("split", f"{len(assets)} assets", f"asset {self.fold} cannot be left out, counted from 0")
+            problem = f"asset {self.fold} cannot be left out, counted from 0; there are {len(assets)}"
+            raise DataError("split", f"{key}.fold", problem, hint="at least one must be left to learn from")
         return table.of([a for a in assets if a != assets[self.fold]]), table.of([assets[self.fold]])
 
 

@@ -142,8 +142,9 @@ def joined(tables: Sequence[Table]) -> Table:
     return msgspec.structs.replace(tables[0], **found, files=files, groups=groups)
 
 
-def split(table: Table, share: float, seed: int) -> tuple[Table, Table]:
-    """(the others, held out): `share` of the assets, at least one, drawn by `seed`, is held out.
+def split(table: Table, share: float, seed: int, key: str = "assets") -> tuple[Table, Table]:
+    """(the others, held out): `share` of the assets, at least one, drawn by `seed`, is held out. key: what holds it
+    out.
 
     Whole assets move, never windows: two windows of one life overlap in all cycles but a few, so a split of windows
     would measure how well the network remembers. Raises DataError when no asset would be left to learn from.
@@ -151,7 +152,9 @@ def split(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     assets = table.assets
     count = max(1, round(share * len(assets)))
     if count >= len(assets):
-        raise DataError("split", f"{len(assets)} assets", f"{count} held out leave none to learn from")
+        problem = f"{count} of {len(assets)} held out ({in_short(assets)}) leave none to learn from"
+        hint = "whole assets are held out: more of them are needed, or a smaller share"
+        raise DataError("split", key, problem, hint=hint)
     drawn = np.random.default_rng(seed).permutation(len(assets))[:count]
     held_out = {assets[i] for i in drawn}
     return table.of([a for a in assets if a not in held_out]), table.of(held_out)

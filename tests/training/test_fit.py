@@ -114,8 +114,20 @@ def test_a_loss_that_is_no_number_stops_the_run(data: Data, settings: TrainingSe
 
 def test_too_few_windows_are_refused(data: Data, settings: TrainingSettings) -> None:
     recipe = msgspec.structs.replace(settings.recipe, batch=1000)
-    with pytest.raises(DataError, match="expected two batches of 1000"):
-        fit(data.training, data.validation, msgspec.structs.replace(settings, recipe=recipe), Silent())
+    for validation in (data.validation, None):
+        with pytest.raises(
+            DataError, match=r"train: \d+ windows to learn from: expected two batches of 1000\n  hint: more"
+        ):
+            fit(data.training, validation, msgspec.structs.replace(settings, recipe=recipe), Silent())
+
+
+def test_validation_assets_without_a_window_are_named(data: Data, settings: TrainingSettings) -> None:
+    none = full_windows(data.validation.table, 100)
+    names = ", ".join(none.table.assets)
+    with pytest.raises(
+        DataError, match=rf"train: validation: its assets \({names}\) have no full window of 100 readings"
+    ):
+        fit(data.training, none, settings, Silent())
 
 
 @pytest.mark.parametrize("by", ["recipe.early_stopping", "recipe.schedule"])

@@ -261,6 +261,15 @@ def test_a_split_that_cannot_be_is_refused(tmp_path: Path, split: dict[str, obje
             load(settings, many(tmp_path), part, ["flow"])
 
 
+@pytest.mark.parametrize("split", [{"by": "share", "share": 0.01}, {"by": "folds", "folds": 30, "fold": 29}])
+def test_training_tells_already_that_no_test_is_left(tmp_path: Path, split: dict[str, object]) -> None:
+    settings = table_settings(file="many.csv", life=None, split=split)
+    with pytest.raises(
+        DataError, match=r"split: 20 assets: dataset\.split leaves none for the test part\n  hint: whole"
+    ):
+        load(settings, many(tmp_path), "train", ["flow"])
+
+
 def test_two_files_are_a_split(pumps: Path) -> None:
     (pumps / "other.csv").write_text(PUMPS.replace("B,", "C,"))
     settings = table_settings(file={"train": "pumps.csv", "test": "other.csv"})

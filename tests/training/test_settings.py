@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from edge_rul.core.features import Feature
-from edge_rul.errors import ConfigError
+from edge_rul.errors import ConfigError, DataError
+from edge_rul.training import lives
 from edge_rul.training.cmapss import COLUMNS
 from edge_rul.training.parts import FoldsSplit
 from edge_rul.training.settings import TrainingSettings, load_settings, with_fold, with_seed
@@ -208,6 +209,21 @@ def test_an_epoch_of_as_few_windows_as_can_work_is_taken(config: Path) -> None:
         text = config.read_text().replace("{name: T30,", "{name: T30, valid: [0, .inf],")
         config.with_name("few.yaml").write_text(text.replace("epochs: 2", recipe))
         assert load_settings(config.with_name("few.yaml")).recipe.windows_per_epoch == drawn
+
+
+def test_a_single_asset_cannot_be_held_out(tmp_path: Path, config: Path) -> None:
+    (tmp_path / "one.csv").write_text("pump,hour,T24,T30,Ps30,P2\n" + "".join(f"A,{c},1,2,3,4\n" for c in range(30)))
+    text = config.read_text().replace("{format: cmapss, subset: FD001}", "{format: table, asset: pump, cycle: hour}")
+    config.write_text(text)
+    with pytest.raises(
+        DataError, match=r"split: calibration: 1 of 1 held out \(A\) leave none to learn from\n  hint: wh"
+    ):
+        lives.read(load_settings(config), tmp_path / "one.csv")
+    config.write_text(text.replace("{share: 0.25, seed: 3}", "{fold: 0}"))
+    with pytest.raises(
+        DataError, match=r"split: calibration\.fold: asset 0 cannot be left out, .*; there are 1\n  hint: "
+    ):
+        lives.read(load_settings(config), tmp_path / "one.csv")
 
 
 def test_a_fold_that_there_is_not_is_refused(config: Path) -> None:

@@ -104,8 +104,10 @@ def test_the_split_moves_whole_assets() -> None:
 
 
 def test_a_split_that_leaves_nothing_to_learn_from_is_refused() -> None:
-    with pytest.raises(DataError, match="leave none to learn from"):
-        split(table(("a", 0, 5)), 0.5, seed=0)
+    with pytest.raises(
+        DataError, match=r"validation: 1 of 1 held out \(a\) leave none to learn from\n  hint: whole assets"
+    ):
+        split(table(("a", 0, 5)), 0.5, 0, "validation")
 
 
 def test_windows_of_the_real_files(data_dir: Path) -> None:
