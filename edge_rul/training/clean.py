@@ -7,7 +7,7 @@ jumps) belongs to its loader. Must not know formats, windows or torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_rul.core.valid import Ranges
 from edge_rul.errors import DataError
-from edge_rul.training.table import Index, Mask, Table
+from edge_rul.training.table import Index, Mask, Table, in_short
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -37,21 +37,23 @@ class Rule(msgspec.Struct, frozen=True):
         return "hold" if self.missing == "hold" else "reject"
 
 
-def clean(table: Table, rules: Sequence[Rule]) -> Table:
+def clean(table: Table, rules: Sequence[Rule], column: Callable[[str], str] = str) -> Table:
     """The readings that the daemon would use, with the values in force; `held` tells which are not the reading's own.
 
-    rules: of the table's inputs. What a life begins with cannot be held: readings before its first complete one are
-    rejected. All of it is counted in the table's `rules`. Raises DataError for a missing value that is an error, and
-    where nothing is left.
+    rules: of the table's inputs. column: what the files call one. What a life begins with cannot be held: readings
+    before its first complete one are rejected. All of it is counted in the table's `rules`. Raises DataError for a
+    missing value that is an error, and where nothing is left.
     """
     values = table.inputs  # (N, F)
     missing = np.isnan(values)  # (N, F)
     for f, rule in enumerate(rules):
         if rule.missing == "error" and missing[:, f].any():
             row = int(missing[:, f].argmax())
-            where = f"cycle {table.cycle[row]} of {table.asset[row]}"
+            where = f"{in_short(list(table.files))}: cycle {table.cycle[row]} of {table.asset[row]}"
+            called = column(rule.name)
+            problem = f"{rule.name} is missing" + (f" (column {called})" if called != rule.name else "")
             hint = "say by its `missing`, or by dataset.rows.missing, what becomes of such readings"
-            raise DataError("load data set", where, f"{rule.name} is missing", hint=hint)
+            raise DataError("load data set", where, problem, hint=hint)
     ranges = Ranges([rule.valid for rule in rules], [rule.missing == "hold" for rule in rules])
     invalid = ranges.beyond(values)  # (N, F)
     missing |= invalid

@@ -26,6 +26,7 @@ from edge_rul.training.table import LARGEST, Index, in_short
 
 Floats = npt.NDArray[np.float64]
 _SHOWN = 12  # names in a message
+_MILLISECONDS_FROM = 1e11  # as the daemon takes a reading's time; as seconds it would be the year 5138
 
 
 class Columns:
@@ -46,6 +47,8 @@ class Columns:
         range of a table's float32."""
         cells = self._texts[name]
         try:
+            if any("_" in cell for cell in cells):
+                raise ValueError  # Python would read 1_234
             found = np.array([cell or "nan" for cell in cells], np.float64)  # (N,)
         except ValueError:
             row = next(i for i, cell in enumerate(cells) if cell and not _is_number(cell))
@@ -76,6 +79,10 @@ class Columns:
             found = self.numbers(name)
             if np.isnan(found).any():
                 raise self.fault(int(np.isnan(found).argmax()), f"column {name} is empty, expected a time")
+            if (beyond := found > _MILLISECONDS_FROM).any():
+                row = int(beyond.argmax())
+                problem = f"column {name} is {cells[row]!r}, expected seconds"
+                raise self.fault(row, problem, "milliseconds? divide them by 1000")
             return found
         times = np.empty(len(cells))
         for row, cell in enumerate(cells):
@@ -150,7 +157,7 @@ def _parquet(path: Path, content: bytes, sha256: str, wanted: list[str]) -> Colu
         file = parquet.ParquetFile(io.BytesIO(content))
         for name in wanted:
             _place(path, file.schema_arrow.names, name)
-        found = file.read(columns=wanted).to_pydict()
+        found = _to_microseconds(file.read(columns=wanted)).to_pydict()
     except (OSError, ValueError) as e:  # what pyarrow raises for a file that is none is one of these
         raise DataError("load data set", str(path), f"is no Parquet file: {e}") from None
     texts = {name: ["" if cell is None else str(cell) for cell in found[name]] for name in wanted}
@@ -158,6 +165,16 @@ def _parquet(path: Path, content: bytes, sha256: str, wanted: list[str]) -> Colu
     if not count:
         raise DataError("load data set", str(path), "the file has no rows")
     return Columns(path, sha256, texts, range(1, count + 1))
+
+
+def _to_microseconds(table: Any) -> Any:
+    """A pyarrow table with times as fine as Python's: those in nanoseconds could only be read by pandas."""
+    arrow: Any = importlib.import_module("pyarrow")
+    fields = []
+    for field in table.schema:
+        fine = arrow.types.is_timestamp(field.type) and field.type.unit == "ns"
+        fields.append(field.with_type(arrow.timestamp("us", field.type.tz)) if fine else field)
+    return table.cast(arrow.schema(fields), safe=False)  # whose last digits may go
 
 
 def _place(path: Path, head: list[str], name: str) -> int:
@@ -168,6 +185,8 @@ def _place(path: Path, head: list[str], name: str) -> int:
     near = difflib.get_close_matches(name, head, 1)
     shown = in_short(head, _SHOWN)
     hint = f"did you mean {near[0]!r}?" if near else ""
+    if len(head) == 1 and any(separator in head[0] for separator in ";\t"):
+        hint = "columns are separated by commas, and decimals by a point"
     raise DataError("load data set", f"{path}:1", f"has no column {name!r}; it has {shown}", hint=hint)
 
 
@@ -176,4 +195,4 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell

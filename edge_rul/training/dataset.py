@@ -47,7 +47,8 @@ def load(
     except OSError as e:  # in a folder that may not be entered
         raise DataError("load data set", str(e.filename or data), f"cannot be read: {e.strerror or e}") from e
     missing = settings.rows.rule
-    table = clean(tidy(table, settings.rows), [Rule(i, missing=missing) if isinstance(i, str) else i for i in inputs])
+    rules = [Rule(i, missing=missing) if isinstance(i, str) else i for i in inputs]
+    table = clean(tidy(table, settings.rows), rules, settings.column)
     if settings.split is not None:
         table = take(table, settings.split, part)
     return msgspec.structs.replace(table, rul=table.rul * np.float32(per_cycle), max_gap=settings.max_gap)

@@ -70,6 +70,10 @@ class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Whether the data set says itself in which health class a reading is."""
         return False
 
+    def column(self, name: str) -> str:
+        """What the files call an input."""
+        return name
+
     def read(self, data: Path, part: Part, inputs: Sequence[str]) -> Table:
         """All lives in the files, or those of `part` where the files are split; RUL counted in cycles.
 

@@ -79,11 +79,15 @@ class TableSettings(Format, frozen=True, tag="table"):
         if isinstance(self.file, TrainTest) and self.split is not None:
             raise ValueError("file names a train and a test file already: expected no split")
 
+    def column(self, name: str) -> str:
+        """See Format.column."""
+        return self.columns.get(name, name)
+
     def read(self, data: Path, part: Part, inputs: Sequence[str]) -> Table:
         """See Format.read."""
         path = self._path(data, part)
         files: dict[str, str] = {}
-        named = [self.columns.get(i, i) for i in inputs]
+        named = [self.column(i) for i in inputs]
         told = None if self.failed is None or self.failed.file else self.failed.column
         others = (self.asset, self.life, self.cycle, self.time, self.group, self.health, told)
         columns = read(path, [*(n for n in others if n is not None), *named], files)

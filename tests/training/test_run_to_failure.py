@@ -143,6 +143,50 @@ def test_parquet_and_gzip_read_as_csv_does(pumps: Path) -> None:
         load(table_settings(file="pumps.parquet"), pumps, "train", ["flaw"])
 
 
+def test_times_in_nanoseconds_are_read_to_the_microsecond(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="needs pyarrow (extra parquet)")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    begin = 1767225600 * 10**9
+    for zone in (None, "UTC"):
+        at = arrow.array([begin + 1, begin + 60 * 10**9 + 1_000_001], arrow.timestamp("ns", zone))
+        parquet.write_table(arrow.table({"asset": ["A", "A"], "at": at, "x": [1.0, 2.0]}), tmp_path / "t.parquet")
+        settings = msgspec.convert(
+            {"format": "table", "file": "t.parquet", "asset": "asset", "time": "at", "seconds_per_cycle": 60},
+            TableSettings,
+        )
+        table = load(settings, tmp_path, "train", ["x"])
+        assert table.cycle.tolist() == [0, 1]
+        assert table.time is not None and table.time.tolist() == [begin // 10**6, begin // 10**6 + 60_001]
+
+
+def test_milliseconds_are_not_taken_for_seconds(tmp_path: Path) -> None:
+    settings = msgspec.convert(
+        {"format": "table", "file": "t.csv", "asset": "asset", "time": "at", "seconds_per_cycle": 60}, TableSettings
+    )
+    for at in ("1767225600000", "1e30"):
+        (tmp_path / "t.csv").write_text(f"asset,at,x\nA,1767225600,1\nA,{at},2\n")
+        problem = rf"t\.csv:3: column at is '{at}', expected seconds\n  hint: milliseconds\? divide them by 1000"
+        with pytest.raises(DataError, match=problem):
+            load(settings, tmp_path, "train", ["x"])
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_by_another_separator_gets_a_hint(pumps: Path, separator: str) -> None:
+    (pumps / "pumps.csv").write_text(PUMPS.replace(",", separator))
+    with pytest.raises(
+        DataError, match=r"pumps\.csv:1: has no column 'pump'.*\n  hint: columns are separated by commas"
+    ):
+        load(table_settings(), pumps, "train", ["flow"])
+
+
+def test_a_missing_value_is_named_by_file_and_column(pumps: Path) -> None:
+    (pumps / "pumps.csv").write_text(PUMPS.replace("north,11,2", "north,,2"))
+    with pytest.raises(
+        DataError, match=r"set: pumps\.csv: cycle 1 of A: p is missing \(column pressure\)\n  hint: say by"
+    ):
+        load(table_settings(columns={"p": "pressure"}), pumps, "train", ["flow", "p"])
+
+
 def test_a_damaged_archive_is_named(pumps: Path) -> None:
     whole = gzip.compress(PUMPS.encode())
     for content in (whole[:20], whole[:20] + b"\xff" * 8 + whole[28:], whole[:-8] + b"12345678", b"pump,run\n"):
@@ -156,6 +200,7 @@ def test_a_damaged_archive_is_named(pumps: Path) -> None:
     [
         ("A,1,1,0,north,11,2", "A,1,1,0,north,11", 3, "6 columns, the head has 7"),
         ("north,11,2", "north,11,x", 3, "column flow is 'x', expected a number"),
+        ("north,11,2", "north,11,1_234", 3, "column flow is '1_234', expected a number"),
         ("north,11,2", "north,11,inf", 3, "column flow is 'inf', expected a finite number"),
         ("north,11,2", "north,11,-1e300", 3, "column flow is '-1e300', expected a number within float32's range"),
         ("A,1,1,0", "A,1,-1,0", 3, "column hour is '-1', expected a whole number"),
