@@ -12,6 +12,7 @@ covers every file through the hashes in it. Nothing is ever unpickled. Must not 
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -298,7 +299,7 @@ def claim(path: Path, *, replace: bool = False) -> None:
     What takes hours to make a bundle asks before it begins.
     """
     try:
-        if path.exists() and not (replace and (path / MANIFEST).is_file()):
+        if os.path.lexists(path) and not (replace and (path / MANIFEST).is_file()):
             raise BundleError(
                 "write bundle", str(path), "exists already", hint="name another directory, or use --force"
             )

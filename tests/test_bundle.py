@@ -322,6 +322,13 @@ def test_where_no_bundle_can_be_written_is_said_beforehand(tmp_path: Path, where
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_link_that_leads_nowhere_is_no_place_for_a_bundle(tmp_path: Path) -> None:
+    """It could not be replaced once the bundle is made."""
+    (tmp_path / "b").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="exists already"):
+        bundles.claim(tmp_path / "b")
+
+
 def test_a_claim_makes_the_parents_and_leaves_nothing_else(tmp_path: Path) -> None:
     bundles.claim(tmp_path / "a" / "b")
     assert [f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*")] == ["a"]

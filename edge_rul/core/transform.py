@@ -93,7 +93,8 @@ class Transform:
         """(B, T, C) normalised, (B, T) and (B, T) -> (B, T, C), what looks along a window: smoothing, where a reading
         in no known condition gives way to the one before it, or counts for nothing where readings are weighed."""
         if self._smoothing is not None and self._loading is not None:
-            return self._smoothing.weighted(z, self._loading[condition] * known[..., None])
+            known = known[..., None]  # (B, T, 1)
+            return self._smoothing.weighted(np.where(known, z, np.float32(0)), self._loading[condition] * known)
         x = z if known.all() else _stand_in(z, known)
         return x if self._matrix is None else smooth(self._matrix, x)
 

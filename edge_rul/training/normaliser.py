@@ -63,8 +63,8 @@ def fit_normaliser(
     chosen: NormaliserSettings, features: Array, settings: Array, follows: Mask, seed: int
 ) -> Normaliser:
     """features: (N, C) and settings: (N, S) of training readings; follows: (N,) whether the one before each is of the
-    same life. Raises DataError where the settings do not fall into so many conditions, and ConfigError without
-    scikit-learn."""
+    same life, with noise of its own. Raises DataError where the settings do not fall into so many conditions, and
+    ConfigError without scikit-learn."""
     if isinstance(chosen, ZScoreSettings):
         return ZScore.fit(features)
     try:
@@ -89,6 +89,7 @@ def fit_normaliser(
         return fitted
     own, _ = fitted.choose(settings)  # (N,)
     loading = loadings(fitted.apply(features, own), own, follows, chosen.count)  # (K, C)
+    loading[np.asarray(fitted.std) == 0] = 0.0  # what is constant tells nothing there
     return msgspec.structs.replace(fitted, loading=loading.tolist())
 
 
@@ -97,7 +98,8 @@ def loadings(z: Array, condition: Index, follows: Mask, count: int) -> Loading:
 
     What lies behind a feature stays from one reading to the next, and noise is drawn anew. So over pairs of neighbours
     the mean of z z' is a_k a_l, where the first is in condition k and the second in l: one-factor analysis, whose
-    loadings a are those of least squares over all pairs. Only their sign is free: most are positive.
+    loadings a are those of least squares over all pairs. Only their sign is free: where all conditions together tell
+    something, that is positive.
     """
     later = np.flatnonzero(follows)  # (P,)
     pair = condition[later - 1], condition[later]  # (P,) each
@@ -107,11 +109,16 @@ def loadings(z: Array, condition: Index, follows: Mask, count: int) -> Loading:
     np.add.at(total, pair, product)
     np.add.at(pairs, pair, 1.0)
     total, pairs = total + total.swapaxes(0, 1), pairs + pairs.swapaxes(0, 1)
-    alike = np.sqrt(np.maximum(product.sum(axis=0) / max(1, len(later)), 0.0))  # (C,) if all conditions told the same
-    a = np.tile(alike, (count, 1))  # (K, C)
+    sign = np.ones((count, z.shape[1]))  # (K, C)
+    against = product.sum(axis=0) <= 0  # (C,) conditions tell opposite things: by the moments' first eigenvector, which
+    _, vectors = np.linalg.eigh(np.moveaxis(total[:, :, against], 2, 0))  # (c, K, K)
+    sign[:, against] = np.where(vectors[..., -1].T < 0, -1.0, 1.0)  # is their loadings' but for what noise adds
+    told = (product * sign[pair[0]] * sign[pair[1]]).sum(axis=0)  # (C,)
+    alike = np.sqrt(np.maximum(told / max(1, len(later)), 0.0))  # (C,) if all conditions told as much
+    a = sign * alike  # (K, C)
     for _ in range(SWEEPS):
         seen = (pairs * a**2).sum(axis=1) + BELIEF * alike**2  # (K, C)
-        told = (total * a).sum(axis=1) + BELIEF * alike**3  # (K, C)
+        told = (total * a).sum(axis=1) + BELIEF * alike**3 * sign  # (K, C)
         best = np.divide(told, seen, out=np.zeros_like(a), where=seen > 0)  # (K, C) given these a
         a = (a + best) / 2  # half of the way: all of it would swing
     limit = np.sqrt(1 - NOISE)

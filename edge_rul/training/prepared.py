@@ -73,13 +73,15 @@ def fit_transform(table: Table, settings: TrainingSettings) -> Transform:
     names = [i.name for i in settings.inputs]
     features = Features(settings.seen, names)
     values, _ = features.apply(table.readings(before=features.changes))  # (N, C)
+    # A value that is held repeats the noise of the one before it.
+    repeated = np.zeros(len(table), np.bool_) if table.held is None else table.held.any(axis=1)  # (N,)
     by = table.inputs[:, [names.index(name) for name in settings.normaliser.settings]]  # (N, S)
     return Transform(
         names,
         low=table.inputs.min(axis=0).tolist(),
         high=table.inputs.max(axis=0).tolist(),
         features=settings.seen,
-        normaliser=fit_normaliser(settings.normaliser, values, by, table.follows, settings.seed),
+        normaliser=fit_normaliser(settings.normaliser, values, by, table.follows & ~repeated, settings.seed),
         smoothing=settings.smooth,
         window=settings.window,
     )

@@ -206,6 +206,9 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(
                 "normaliser.loadings is true, and weighs readings in a line: expected smooth: {kind: line}"
             )
+        if self.normaliser.loadings and (changes := [f.name for f in self.seen if f.change is not None]):
+            problem = f"normaliser.loadings is true, and features has changes ({', '.join(changes)})"
+            raise ValueError(f"{problem}: expected none, as the noise of a change is that of two readings")
         names = [i.name for i in self.inputs]
         if twice := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"inputs name a sensor twice: {', '.join(sorted(twice))}")

@@ -97,7 +97,7 @@ def test_a_reading_in_no_condition_gives_way_to_the_one_before_it_and_is_marked(
 
 def test_a_reading_in_no_condition_counts_for_nothing_where_readings_are_weighed() -> None:
     here, nowhere = [0.0, 54.0, 7.0], [5.0, 54.0, 3.0]
-    otherwise = [5.0, -1000.0, 1000.0]
+    otherwise = [5.5, -3e38, 3e38]  # which no float32 can hold once it is normalised
     windows = np.array([[here, nowhere, here], [here, otherwise, here], [nowhere] * 3], np.float32)
     weighed = msgspec.structs.replace(conditions(), loading=[[0.5, 0.0], [0.9, 0.6]])
     done = transform(normaliser=weighed, smoothing=Line()).apply(Readings(windows))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from edge_rul.training.normaliser import BELIEF, NOISE, loadings
+from edge_rul.core.normalise import Conditions
+from edge_rul.training.normaliser import BELIEF, NOISE, ConditionSettings, fit_normaliser, loadings
+from edge_rul.training.prepared import fit_transform
+from edge_rul.training.settings import load_settings
+from edge_rul.training.table import Table
 
 MADE = np.array([[0.9, 0.0, 0.3], [0.6, 0.8, 0.3], [-0.5, 0.8, 0.3]])  # (K, C)
 
 
-def made(condition: np.ndarray, lives: int, random: np.random.Generator) -> np.ndarray:
-    """(N, 3) readings of equally long lives: what lies behind a feature stays for a life, and noise is drawn anew."""
-    behind = np.repeat(random.normal(size=(lives, 3)), len(condition) // lives, axis=0)  # (N, C)
-    a = MADE[condition]  # (N, C)
+def made(condition: np.ndarray, lives: int, random: np.random.Generator, by: np.ndarray = MADE) -> np.ndarray:
+    """(N, C) readings of equally long lives: what lies behind a feature stays for a life, and noise is drawn anew."""
+    behind = np.repeat(random.normal(size=(lives, by.shape[1])), len(condition) // lives, axis=0)  # (N, C)
+    a = by[condition]  # (N, C)
     noise = random.normal(size=a.shape) * np.sqrt(1 - a**2)
     return (a * behind + noise).astype(np.float32)
 
@@ -35,6 +41,17 @@ def test_where_no_life_changes_its_condition_each_tells_by_itself() -> None:
     condition = np.repeat(np.arange(3000) % 3, 20)
     found = loadings(made(condition, 3000, random), condition, follows(3000, 20), 3)
     np.testing.assert_allclose(found, np.abs(MADE), atol=0.1)
+
+
+@pytest.mark.parametrize("opposed", [[0.9, -0.9], [0.9, 0.9, -0.9, -0.9], [0.9, 0.9, 0.9, -0.8, -0.8, -0.8]])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_conditions_may_tell_opposite_things(opposed: list[float], seed: int) -> None:
+    """As many as do not, so that all together tell nothing."""
+    random = np.random.default_rng(seed)
+    by = np.array(opposed)[:, None]  # (K, 1)
+    condition = random.integers(0, len(by), 2000 * 20)
+    found = loadings(made(condition, 2000, random, by), condition, follows(2000, 20), len(by))
+    np.testing.assert_allclose(found * np.sign(found[0]), by, atol=0.05)
 
 
 def test_one_condition_is_one() -> None:
@@ -65,3 +82,48 @@ def test_a_feature_without_noise_or_without_anything(level: float) -> None:
 def test_lives_of_one_reading_tell_nothing() -> None:
     found = loadings(np.ones((5, 2), np.float32), np.zeros(5, np.int64), np.zeros(5, np.bool_), 1)
     assert not found.any()
+
+
+def settings_of(condition: np.ndarray) -> np.ndarray:
+    return condition[:, None].astype(np.float32) * 10
+
+
+def test_what_is_constant_in_a_condition_tells_nothing_there() -> None:
+    random = np.random.default_rng(0)
+    condition = random.integers(0, 2, 400 * 20)
+    raw = made(condition, 400, random, np.array([[0.9], [0.9]]))
+    raw[condition == 1] = 7
+    chosen = ConditionSettings(by=["s"], count=2, loadings=True)
+    found = fit_normaliser(chosen, raw, settings_of(condition), follows(400, 20), 0)
+    assert isinstance(found, Conditions)
+    assert found.loading is not None
+    assert found.loading[0][0] > 0.5
+    assert found.loading[1] == [0.0]
+
+
+def test_a_value_that_is_held_is_no_second_witness(config: Path) -> None:
+    """Noise that is held half of the time lasts, and yet tells nothing."""
+    random = np.random.default_rng(0)
+    n, held = 400 * 20, random.random(400 * 20) < 0.5
+    raw = random.normal(size=(n, 4)).astype(np.float32)
+    raw[:, 3] = random.integers(0, 2, n) * 10  # P2, by which the conditions are told
+    for row in np.flatnonzero(held & follows(400, 20)):
+        raw[row, 0] = raw[row - 1, 0]
+    config.write_text(
+        config.read_text()
+        + "normaliser: {kind: conditions, by: [P2], count: 2, loadings: true}\nsmooth: {kind: line}\n"
+    )
+    table = Table(
+        asset=np.repeat(np.arange(400), 20).astype(np.str_),
+        life=np.zeros(n, np.int64),
+        cycle=np.tile(np.arange(20), 400),
+        inputs=raw,
+        rul=np.zeros(n, np.float32),
+        is_lower_bound=np.zeros(n, np.bool_),
+        files={},
+        held=np.stack([held & follows(400, 20)] + [np.zeros(n, np.bool_)] * 3, axis=1),
+    )
+    found = fit_transform(table, load_settings(config)).normaliser
+    assert isinstance(found, Conditions)
+    assert found.loading is not None
+    assert np.abs(found.loading).max() < 0.2
