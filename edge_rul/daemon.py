@@ -63,8 +63,8 @@ def run(path: Path) -> int:
     # An engine that has to be built takes minutes. A start that is soon over says nothing of it.
     with extending(systemd.notify, "opening the engine", first=EVERY):
         bundle, (engine, lost) = open_engine_and_bundle(settings, source, noted)
-    check_bundle(settings, source, bundle)
-    candidate = open_candidate(settings, source, bundle, noted)  # before the journal, which other inputs set aside
+        check_bundle(settings, source, bundle)
+        candidate = open_candidate(settings, source, bundle, noted)  # before the journal, which other inputs set aside
     state = state_directory(settings, source)
     subscriptions = Subscriptions(state)
     transport = build_transport(settings, source, log, subscriptions.load())

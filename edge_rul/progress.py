@@ -45,6 +45,5 @@ class Progress:
         """Why nothing is answered now, or ""."""
         if not self.serving:
             return "starting or stopping"
-        if not self.connected:
-            return self.alive() or "not connected to the broker"
-        return self.alive() or ("the disk is full" if self.full else "")
+        away = "" if self.connected else "not connected to the broker"
+        return self.alive() or away or ("the disk is full" if self.full else "")

@@ -60,7 +60,8 @@ def read(serving: Serving, log: Any) -> Serving:
         raise _refusal(source, fixed)
     if (found := levels(settings)) != (expected := levels(old)):
         problem = f"the levels are {found}, expected {expected} as before: every asset would be another one"
-        raise source.error("topics.readings", problem, _RESTART)
+        hint = "systemctl restart edge-rul takes it, and all windows begin anew"
+        raise source.error("topics.readings", problem, hint)
     bundle = bundles.load(source.file("bundle", settings.bundle))
     check_bundle(settings, source, bundle)
     anew = unlike(serving.bundle.manifest, bundle.manifest)

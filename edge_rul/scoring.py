@@ -323,6 +323,12 @@ class Scoring:
             rows[row.asset] = row
         return watermark, list(rows.values())
 
+    def keep_alarms(self, asset: Asset) -> None:
+        """Keep the asset's alarms as they stand without those that the configuration lost, once the broker has what
+        withdraws these: one that comes back later would still be on, and not be raised."""
+        seq = max(self._journal.watermark + 1, self.alarm_rows[-1].seq if self.alarm_rows else 0)
+        self.alarm_rows.append(AlarmRow(seq, asset, self._pipeline.alarms.dump(asset)))
+
     def saved(self, watermark: int, now: float) -> None:
         """What `covered` and `pledge` gave is on disk. now: monotonic seconds."""
         self._pledged_at = (self._handed_over, now)

@@ -142,7 +142,9 @@ class Worker:
         gone: list[Message] = []
         for asset, blob in state.alarms:
             try:
-                gone += self._pipeline.restore_alarms(asset, blob, state.watermark)
+                if found := self._pipeline.restore_alarms(asset, blob, state.watermark):
+                    gone += found
+                    self._scoring.keep_alarms(asset)
                 if self._onlooker is not None:
                     self._onlooker.alarms(asset, self._pipeline.alarms.states(asset))
             except (ValueError, msgspec.DecodeError) as e:
@@ -257,8 +259,11 @@ class Worker:
         if self._scoring.owes_retained or not self.commit():
             return False
         moved = outgoing.topics != self._outgoing.topics
-        seq = self._journal.watermark
+        seq, before = self._journal.watermark, set(self._pipeline.alarms.names)
         self._scoring.send(self._pipeline.reconfigure(outgoing, list(settings.alarms), seq))
+        if before - set(self._pipeline.alarms.names):
+            for asset in self._pipeline.lives.assets:
+                self._scoring.keep_alarms(asset)
         self._alarms.move(outgoing)
         self._scoring.reconfigure(settings.scoring, moved=moved)
         self._outgoing = outgoing

@@ -1069,6 +1069,36 @@ def test_an_alarm_that_a_restart_no_longer_has_is_withdrawn_until_the_broker_kno
     assert withdrawn() == []
 
 
+@pytest.mark.parametrize("without", [[], [RulAlarm(name="other", below=5)]])
+@pytest.mark.parametrize("by", ["restart", "reload"])
+def test_an_alarm_that_was_taken_away_and_comes_back_is_raised_again(
+    rig: Rig, without: list[RulAlarm], by: str
+) -> None:
+    """As it was stored it was still on, and the topic empty: it told nobody."""
+
+    def answer(first: int, last: int, p: float) -> list[str]:
+        rig.transport.sent.clear()
+        for cycle in range(first, last + 1):
+            rig.transport.put(reading(cycle, p=p))
+        rig.settle(10.0)
+        rig.settle(10.0)
+        return [json.loads(m.payload)["state"] for m in rig.transport.sent if m.topic == "out/x/a/low" and m.payload]
+
+    low = RulAlarm(name="low", below=20)
+    rig.pipeline = {"rules": [low]}
+    rig.crash()
+    assert answer(1, 5, p=10.0) == ["active"]
+    rig.pipeline = {"rules": without}
+    if by == "restart":
+        rig.crash()
+    else:
+        assert rig.worker.reconfigure(msgspec.structs.replace(rig.settings, alarms=list(without)), OUTGOING)
+    assert answer(6, 9, p=50.0) == []
+    rig.pipeline = {"rules": [low]}
+    rig.crash()
+    assert answer(10, 12, p=10.0) == ["active"]
+
+
 def test_what_an_operator_did_to_an_alarm_survives_a_crash(rig: Rig) -> None:
     def states() -> list[tuple[str, bool, int | None]]:
         found = [json.loads(m.payload) for m in rig.transport.sent if "/a/" in m.topic and m.payload]

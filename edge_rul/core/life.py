@@ -59,10 +59,11 @@ class Applied(msgspec.Struct, frozen=True):
 class _Life(msgspec.Struct):
     """Where an asset stands. The row of its ring never changes. empty: no reading since the life began.
 
-    since, old_cycle: what is older than `since` and not beyond `old_cycle` belongs to a life before. heard: when its
-    newest reading came, epoch seconds. silence: why it is stale, or None. full: whether its newest window is. key:
-    what the cycles of its readings are. overtaken: since its newest reading, an older one that came late was the first
-    to be answered of its cycle, and of all newer ones. reset: the command that began it, None where a reading did.
+    since, old_cycle: what is older than `since` and not beyond `old_cycle`, or as `_judge` says little beyond, belongs
+    to a life before. heard: when its newest reading came, epoch seconds. silence: why it is stale, or None. full:
+    whether its newest window is. key: what the cycles of its readings are. overtaken: since its newest reading, an
+    older one that came late was the first to be answered of its cycle, and of all newer ones. reset: the command that
+    began it, None where a reading did.
     """
 
     row: int
