@@ -256,9 +256,9 @@ class Worker:
     def reconfigure(self, settings: Settings, outgoing: Outgoing) -> bool:
         """Another configuration between two batches: windows, lives and alarm states stay. Returns False, with nothing
         changed, where the disk is full, and while there is something to retain on the topics before."""
-        if self._scoring.owes_retained or not self.commit():
+        moved, other = outgoing.topics != self._outgoing.topics, settings.alarms != self._pipeline.alarms.rules
+        if ((moved or other) and self._scoring.owes_retained) or not self.commit():
             return False
-        moved = outgoing.topics != self._outgoing.topics
         seq, before = self._journal.watermark, set(self._pipeline.alarms.names)
         self._scoring.send(self._pipeline.reconfigure(outgoing, list(settings.alarms), seq))
         if before - set(self._pipeline.alarms.names):

@@ -23,6 +23,8 @@ from edge_rul.core.valid import Ranges
 from edge_rul.core.window import Rings, Window
 from edge_rul.errors import Reason
 
+_RESETS = 8  # that a life remembers: as often as somebody who waits for an answer may ask again
+
 
 class Answer(msgspec.Struct, frozen=True):
     """A window that wants a prediction. newest: whether none of a newer cycle of its life was answered."""
@@ -62,8 +64,8 @@ class _Life(msgspec.Struct):
     since, old_cycle: what is older than `since` and not beyond `old_cycle`, or as `_judge` says little beyond, belongs
     to a life before. heard: when its newest reading came, epoch seconds. silence: why it is stale, or None. full:
     whether its newest window is. key: what the cycles of its readings are. overtaken: since its newest reading, an
-    older one that came late was the first to be answered of its cycle, and of all newer ones. reset: the command that
-    began it, None where a reading did.
+    older one that came late was the first to be answered of its cycle, and of all newer ones. resets: the commands that
+    came before its first reading, the newest few; none where a reading began it.
     """
 
     row: int
@@ -79,7 +81,7 @@ class _Life(msgspec.Struct):
     full: bool = False
     key: Key = "cycle"
     overtaken: bool = False
-    reset: Command | None = None
+    resets: tuple[Command, ...] = ()
 
     def before(self, time: int | None) -> bool:
         """Whether an event time is newer than the last reading's, where both are known."""
@@ -101,7 +103,7 @@ class _Blob(msgspec.Struct, array_like=True):
     key: Key = "cycle"
     parts: bytes = b""
     overtaken: bool = False
-    reset: Command | None = None
+    resets: tuple[Command, ...] = ()
 
 
 class Lives:
@@ -255,7 +257,7 @@ class Lives:
     def begun_by(self, reset: Command) -> bool:
         """Whether it is the one that began the asset's life, come again. What came after it comes again as well."""
         life = self._find(reset.asset)
-        return life is not None and reset.again and life.reset == msgspec.structs.replace(reset, again=False)
+        return life is not None and reset.again and msgspec.structs.replace(reset, again=False) in life.resets
 
     def reset(self, command: Command) -> tuple[int, int] | None:
         """End the asset's life by command: the next life's number, the old one's last cycle; None where none ended.
@@ -272,7 +274,8 @@ class Lives:
                 self._empty(life)
         elif over:
             self._end(life, None if life.last_time is None else life.last_time + 1)
-        life.reset = msgspec.structs.replace(command, again=False)
+        if (first := msgspec.structs.replace(command, again=False)) not in life.resets:
+            life.resets = (*life.resets, first)[-_RESETS:]
         return (life.number, life.last_cycle) if over else None
 
     def remove(self, asset: Asset) -> tuple[int, int]:
@@ -302,7 +305,7 @@ class Lives:
             return b""
         fields = msgspec.structs.astuple(life)[1:8]
         stale_at = life.silence.at if life.silence else 0
-        parts, began = (life.key, self.assembly.dump(asset)), (life.overtaken, life.reset)
+        parts, began = (life.key, self.assembly.dump(asset)), (life.overtaken, life.resets)
         ring = self._rings.dump(life.row)
         return msgspec.msgpack.encode(_Blob(1, fields, *ring, life.heard, stale_at, *parts, *began))
 
@@ -320,7 +323,7 @@ class Lives:
         ring = state.cycles, state.times, state.revisions, state.values
         self._rings.load(life.row, *ring, by_time=state.key == "time")  # or nothing is taken
         self.assembly.load(asset, state.parts)
-        more = {field: getattr(state, field) for field in ("heard", "key", "overtaken", "reset")}
+        more = {field: getattr(state, field) for field in ("heard", "key", "overtaken", "resets")}
         self._lives[asset] = _Life(life.row, *state.life, **more)
         if state.stale_at:
             self._lives[asset].silence = Stale(asset, state.heard, state.stale_at)
@@ -386,7 +389,7 @@ class Lives:
     def _end(self, life: _Life, since: int | None) -> None:
         life.since, life.old_cycle = since, max(life.old_cycle, life.last_cycle)
         life.number += 1
-        life.reset = None
+        life.resets = ()
         self._empty(life)
 
     def _empty(self, life: _Life) -> None:

@@ -48,6 +48,7 @@ class ZScore(msgspec.Struct, frozen=True, tag="zscore", tag_field="kind", forbid
         std[np.ptp(rows64, axis=0) == 0] = 0.0
         return cls(mean=rows64.mean(axis=0).tolist(), std=std.tolist())
 
+    @np.errstate(over="ignore")  # what no float32 holds is infinite, and is told as `outside`
     def apply(self, raw: Array) -> Array:
         """(..., C) -> (..., C) normalised, float32, a new contiguous array."""
         out: Array = np.subtract(raw, np.asarray(self.mean, np.float32), dtype=np.float32)  # (..., C)
@@ -146,6 +147,7 @@ class Conditions(
         limit = np.asarray(self.reach) * (1 + self.margin) + 1e-6  # (K,)
         return nearest, squared.min(axis=-1) <= limit[nearest] ** 2
 
+    @np.errstate(over="ignore")  # what no float32 holds is infinite, and is told as `outside`
     def apply(self, raw: Array, condition: Index) -> Array:
         """(..., C) features and (...) conditions -> (..., C) normalised, float32, a new contiguous array."""
         factors = _factors(np.asarray(self.std, np.float32))  # (K, C)

@@ -155,8 +155,8 @@ class Decoder:
     ) -> Decoded:
         """Never raises for what a sender can do. received: our clock in epoch milliseconds.
 
-        qos: at 1 it may come twice. reply_to: where MQTT 5 says that the answer goes. retained, again: see the adapter's
-        `Received`.
+        qos: at 1 it may come twice. reply_to: where MQTT 5 says that the answer goes. retained, again: as the broker's
+        flags say.
         """
         if topic == self._command:
             return self._decode_command(topic, payload, reply_to, retained=retained, again=again)

@@ -120,8 +120,9 @@ def test_every_command_is_answered_in_its_place() -> None:
 
 @pytest.mark.parametrize("timed", [True, False])
 @pytest.mark.parametrize("restarts", [True, False])
+@pytest.mark.parametrize("whys", [["overhaul"], ["overhaul", "no answer yet"]])
 def test_a_reset_that_the_broker_sends_again_with_what_came_around_it_ends_no_other_life(
-    timed: bool, restarts: bool
+    timed: bool, restarts: bool, whys: list[str]
 ) -> None:
     """As after a connection that breaks before the commit. Without times old readings pass for the new life's until the
     reset comes again, as they come before it."""
@@ -136,7 +137,8 @@ def test_a_reset_that_the_broker_sends_again_with_what_came_around_it_ends_no_ot
         return [(p["life"], p["cycle"], p["revision"], p["rul"]) for p in predictions(drain(pipeline, tail))]
 
     feed(range(1, 6))
-    command(pipeline, tail, command="reset", why="overhaul")
+    for why in whys:
+        command(pipeline, tail, command="reset", why=why)
     feed(range(1, 4), later=20)
     first = answers()
     assert first[-1] == (1, 3, 0, 63.0)
@@ -144,7 +146,8 @@ def test_a_reset_that_the_broker_sends_again_with_what_came_around_it_ends_no_ot
         blob, pipeline = pipeline.lives.dump(Asset("x")), make()
         pipeline.restore(Asset("x"), tail.last, blob)
     feed(range(3, 6))
-    command(pipeline, tail, command="reset", why="overhaul", again=True)
+    for why in whys:
+        command(pipeline, tail, command="reset", why=why, again=True)
     feed(range(1, 4), later=20)
     second = answers()
     assert second == [] if timed else second[-1] == (1, 3, 0, 63.0)
