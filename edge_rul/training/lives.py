@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_rul.errors import DataError
 from edge_rul.training import dataset
 from edge_rul.training.settings import TrainingSettings
-from edge_rul.training.table import Table, in_short
+from edge_rul.training.table import Table
 
 
 class Lives(NamedTuple):
@@ -32,8 +31,4 @@ def read(settings: TrainingSettings, data: Path) -> Lives:
     judged = None
     if settings.validation is not None:
         learnt, judged = settings.validation.split(learnt, "validation")
-    if learnt.is_lower_bound.all():
-        problem = "none of them was seen to fail, so that there is no RUL to learn"
-        hint = "more lives that failed are needed, or others held out: calibration.seed, validation.seed, dataset.split"
-        raise DataError("train", f"assets to learn from: {in_short(learnt.assets)}", problem, hint=hint)
     return Lives(every, learnt, judged, kept)

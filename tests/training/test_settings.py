@@ -233,16 +233,6 @@ def test_a_single_asset_cannot_be_held_out(tmp_path: Path, config: Path) -> None
         lives.read(load_settings(config), tmp_path / "one.csv")
 
 
-def test_where_the_lives_that_failed_are_held_out_there_is_nothing_to_learn(tmp_path: Path, config: Path) -> None:
-    rows = [f"{a},{c},1,2,3,4,{int(a == 'A' and c == 29)}\n" for a in "ABCD" for c in range(30)]
-    (tmp_path / "four.csv").write_text("pump,hour,T24,T30,Ps30,P2,done\n" + "".join(rows))
-    own = "{format: table, asset: pump, cycle: hour, failed: {column: done}}"
-    text = config.read_text().replace("{format: cmapss, subset: FD001}", own)
-    config.write_text(text.replace("{share: 0.25, seed: 3}", "{fold: 0}"))
-    with pytest.raises(DataError, match=r"assets to learn from: B, C, D: none of them was seen to fail"):
-        lives.read(load_settings(config), tmp_path / "four.csv")
-
-
 def test_a_fold_that_there_is_not_is_refused(config: Path) -> None:
     own = "dataset: {format: table, asset: a, cycle: c, split: {by: folds, folds: 4}}"
     config.write_text(config.read_text().replace("dataset: {format: cmapss, subset: FD001}", own))
