@@ -714,12 +714,16 @@ def test_a_life_that_ended_before_a_crash_leaves_its_alarms_and_no_prediction(ri
     assert (low["life"], low["state"]) == (1, "normal")
 
 
-def test_after_a_crash_in_a_long_lag_only_what_may_have_been_published_goes_out_unretained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def pledge_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few answers may go out ahead of the next commit."""
     monkeypatch.setattr("edge_rul.adapters.journal_file.PLEDGE", 10)
     monkeypatch.setattr("edge_rul.scoring._PLEDGE_LEAST", 10)
     monkeypatch.setattr("edge_rul.scoring._PLEDGE_MOST", 10)
+
+
+@pytest.mark.usefixtures("pledge_of_ten")
+def test_after_a_crash_in_a_long_lag_only_what_may_have_been_published_goes_out_unretained(tmp_path: Path) -> None:
     rig = Rig(tmp_path, limits=Limits(outbox=3))
     rig.settle()  # nothing is owed
     rig.transport.hold = True
@@ -866,13 +870,11 @@ def test_topics_move_once_what_a_crash_left_is_retained_so_that_nothing_stays_on
     assert retained_on(rig, "new/") == {f"new/{asset}/{kind}": 40 for asset in "xy" for kind in ("p", "a/low")}
 
 
+@pytest.mark.usefixtures("pledge_of_ten")
 def test_topics_move_behind_the_answers_that_wait_for_the_pledge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reload does not wait for a broker that is slow: it may be what helps."""
-    monkeypatch.setattr("edge_rul.adapters.journal_file.PLEDGE", 10)
-    monkeypatch.setattr("edge_rul.scoring._PLEDGE_LEAST", 10)
-    monkeypatch.setattr("edge_rul.scoring._PLEDGE_MOST", 10)
     rig = Rig(tmp_path)
     monkeypatch.setattr(FakeTransport, "waiting_seq", 5)  # what the broker takes does not come beyond it
     for cycle in range(1, 60):

@@ -210,8 +210,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             problem = f"normaliser.loadings is true, and features has changes ({', '.join(changes)})"
             raise ValueError(f"{problem}: expected none, as the noise of a change is that of two readings")
         names = [i.name for i in self.inputs]
-        if twice := {n for n in names if names.count(n) > 1}:
-            raise ValueError(f"inputs name a sensor twice: {', '.join(sorted(twice))}")
+        _refuse_twice(names, "inputs name a sensor twice")
         if isinstance(self.dataset, TableSettings) and (unknown := set(self.dataset.columns) - set(names)):
             problem = f"dataset.columns names {', '.join(sorted(unknown))}; the inputs are {', '.join(names)}"
             raise ValueError(problem)
@@ -220,8 +219,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _check_classes(self) -> None:
         names = [c.name for c in self.classes]
-        if twice := {n for n in names if names.count(n) > 1}:
-            raise ValueError(f"classes have a name twice: {', '.join(sorted(twice))}")
+        _refuse_twice(names, "classes have a name twice")
         above = [c.above for c in self.classes]
         if self.dataset.names_health:
             if any(a is not None for a in above):
@@ -247,8 +245,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("normaliser.by names all inputs, and none is left to see: expected another, or features")
         Features(self.seen, inputs)  # ValueError where an input is not there
         names = [f.name for f in self.seen]
-        if twice := {n for n in names if names.count(n) > 1}:
-            raise ValueError(f"features name one twice: {', '.join(sorted(twice))}")
+        _refuse_twice(names, "features name one twice")
         if unknown := set(self.normaliser.settings) - set(inputs):
             raise ValueError(f"normaliser.by names {', '.join(sorted(unknown))}; the inputs are {', '.join(inputs)}")
         valid = {i.name: i.valid for i in self.inputs}
@@ -261,6 +258,12 @@ class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"feature {feature.name} is the {feature.log} of {feature.of}, whose valid range is {given}; "
                     f"expected valid: [low, high] with low above {least:g}"
                 )
+
+
+def _refuse_twice(names: list[str], problem: str) -> None:
+    """ValueError where a name is there more than once."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{problem}: {', '.join(sorted(twice))}")
 
 
 def _not_finite(value: object, key: str) -> Iterator[str]:

@@ -192,6 +192,21 @@ def test_topics_that_are_no_longer_configured_are_unsubscribed(mosquitto: Broker
         assert [m.payload for m in take(made, 1)] == [b"wanted"]
 
 
+def taken(made: MqttTransport, count: int) -> list[bytes]:
+    """Different payloads, acknowledged, until there are so many."""
+    seen: list[bytes] = []
+
+    def everything() -> bool:
+        while (message := made.receive()) is not None:
+            if message.payload not in seen:
+                seen.append(message.payload)
+            made.acknowledge(message)
+        return len(seen) == count
+
+    until(made, everything)
+    return seen
+
+
 def test_a_full_inbox_loses_nothing_at_qos_1_and_counts_qos_0(mosquitto: Broker, peer: Peer) -> None:
     with transport(mosquitto.port, limits=Limits(inbox_messages=5)) as made:
         until(made, lambda: made.subscribed)
@@ -199,17 +214,7 @@ def test_a_full_inbox_loses_nothing_at_qos_1_and_counts_qos_0(mosquitto: Broker,
             peer.publish("in/a", str(i).encode())
         peer.publish("in/a", b"qos 0", qos=0)
         until(made, lambda: made.dropped_qos0 == 1)
-        seen: list[bytes] = []
-
-        def everything() -> bool:
-            while (message := made.receive()) is not None:
-                if message.payload not in seen:
-                    seen.append(message.payload)
-                made.acknowledge(message)
-            return len(seen) == 12
-
-        until(made, everything)
-        assert seen == [str(i).encode() for i in range(12)]
+        assert taken(made, 12) == [str(i).encode() for i in range(12)]
 
 
 def test_a_message_larger_than_the_inbox_is_taken_alone_or_it_would_come_for_ever(
@@ -221,17 +226,7 @@ def test_a_message_larger_than_the_inbox_is_taken_alone_or_it_would_come_for_eve
         peer.publish("in/a", b"small")
         peer.publish("in/a", b"x" * 1000)
         peer.publish("in/a", b"after it")
-        seen: list[bytes] = []
-
-        def everything() -> bool:
-            while (message := made.receive()) is not None:
-                if message.payload not in seen:
-                    seen.append(message.payload)
-                made.acknowledge(message)
-            return len(seen) == 3
-
-        until(made, everything)
-        assert seen == [b"small", b"x" * 1000, b"after it"]
+        assert taken(made, 3) == [b"small", b"x" * 1000, b"after it"]
 
 
 def test_availability_is_retained_online_then_offline(mosquitto: Broker) -> None:

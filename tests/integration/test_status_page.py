@@ -9,6 +9,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import Broker, free_port, wait_for_port
@@ -121,30 +123,35 @@ def test_the_page_tells_what_the_daemon_does_and_a_kill_costs_none_of_it(
         peer.client.loop_stop()
 
 
-def test_a_daemon_whose_disk_is_full_is_alive_and_not_ready(
-    tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path
-) -> None:
-    daemon = Daemon(tmp_path, tiny_bundle, mosquitto)
-    daemon.config.write_text(f"{daemon.config.read_text()}journal: {{min_free: {10**18}}}\n")
-    publish.single("plant/pump/cycle", json.dumps({"cycle": 1, "values": GOOD}), 1, retain=True, port=mosquitto.port)
-    peer = Peer(mosquitto.port)
+@contextmanager
+def serving(daemon: Daemon, broker: Broker) -> Iterator[tuple[subprocess.Popen[bytes], Peer]]:
+    """The daemon's process, and who listens to what it publishes."""
+    peer = Peer(broker.port)
     process = daemon.start()
     try:
-        daemon.wait(peer, "the disk is full", "/readyz")
-        assert daemon.get("/healthz") == "ok\n"
+        yield process, peer
     finally:
         process.kill()
         process.wait(10)
         peer.client.loop_stop()
 
 
+def test_a_daemon_whose_disk_is_full_is_alive_and_not_ready(
+    tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path
+) -> None:
+    daemon = Daemon(tmp_path, tiny_bundle, mosquitto)
+    daemon.config.write_text(f"{daemon.config.read_text()}journal: {{min_free: {10**18}}}\n")
+    publish.single("plant/pump/cycle", json.dumps({"cycle": 1, "values": GOOD}), 1, retain=True, port=mosquitto.port)
+    with serving(daemon, mosquitto) as (_, peer):
+        daemon.wait(peer, "the disk is full", "/readyz")
+        assert daemon.get("/healthz") == "ok\n"
+
+
 def test_the_page_tells_why_a_reload_was_refused_until_one_is_taken(
     tiny_bundle: Bundle, mosquitto: Broker, tmp_path: Path
 ) -> None:
     daemon = Daemon(tmp_path, tiny_bundle, mosquitto)
-    peer = Peer(mosquitto.port)
-    process = daemon.start()
-    try:
+    with serving(daemon, mosquitto) as (process, peer):
         peer.wait("online", lambda: peer.online)
         good = daemon.config.read_text()
         daemon.config.write_text(good.replace("below: 100", "below: low"))
@@ -155,7 +162,3 @@ def test_the_page_tells_why_a_reload_was_refused_until_one_is_taken(
         process.send_signal(signal.SIGHUP)
         daemon.wait(peer, 'edge_rul_daemon_alarm{alarm="reload_refused"} 0.0', "/metrics")
         assert "alarms[0].below" not in daemon.get("/daemon")
-    finally:
-        process.kill()
-        process.wait(10)
-        peer.client.loop_stop()
